@@ -1,1 +1,3 @@
-//! optgate
+//! optgate decides, before every message a business sends, whether it may be sent.
+
+pub mod policy;

@@ -1,0 +1,9 @@
+//! The pure core: request + facts + rules + now → decision.
+//!
+//! It has never heard of gRPC, sled, files, clocks, logs or randomness.
+
+pub mod ids;
+pub mod quiet_hours;
+pub mod rules;
+pub mod time;
+pub mod types;
