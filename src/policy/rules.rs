@@ -365,6 +365,6 @@ impl RuleBook {
         if self.businesses.is_empty() {
             return Some(&self.defaults);
         }
-        self.businesses.iter().find(|(id, _)| id.as_str() == business).map(|(_, rules)| rules)
+        self.businesses.get(business)
     }
 }
