@@ -1,3 +1,4 @@
 //! optgate decides, before every message a business sends, whether it may be sent.
 
+pub mod pb;
 pub mod policy;
