@@ -2,8 +2,13 @@
 //!
 //! It has never heard of gRPC, sled, files, clocks, logs or randomness.
 
+pub mod consent;
+pub mod event;
+pub mod evidence;
 pub mod ids;
 pub mod quiet_hours;
+pub mod record;
 pub mod rules;
 pub mod time;
 pub mod types;
+pub mod usage;

@@ -1,0 +1,261 @@
+//! The merge rule: an opt-out holds until an opt-in is shown to come after it (design §5).
+//!
+//! A [`Cell`] is what is known of one person in one scope as written. Cells join: the join is
+//! commutative, associative and idempotent, so the order in which events arrive never matters.
+//! Nothing in a cell is ever forgotten that could deny.
+
+use super::ids::{EventId, OriginId};
+use super::time::Timestamp;
+use super::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod};
+
+/// For each origin the highest sequence that an opt-in names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Covers(Vec<(OriginId, u64)>);
+
+impl Covers {
+    /// The highest sequence covered at `origin`; 0 where none is.
+    #[must_use]
+    pub fn of(&self, origin: OriginId) -> u64 {
+        self.0.iter().find(|(at, _)| *at == origin).map_or(0, |(_, sequence)| *sequence)
+    }
+
+    /// Covers `id` and what its origin numbered before it.
+    pub fn raise(&mut self, id: EventId) {
+        match self.0.binary_search_by_key(&id.origin, |(origin, _)| *origin) {
+            Ok(at) => self.0[at].1 = self.0[at].1.max(id.sequence),
+            Err(at) => self.0.insert(at, (id.origin, id.sequence)),
+        }
+    }
+
+    /// Covers all that `other` covers as well.
+    pub fn join(&mut self, other: &Self) {
+        for id in other.iter() {
+            self.raise(id);
+        }
+    }
+
+    /// Whether everything that `other` covers is covered here.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        other.iter().all(|id| self.of(id.origin) >= id.sequence)
+    }
+
+    /// The highest event covered at each origin.
+    pub fn iter(&self) -> impl Iterator<Item = EventId> {
+        self.0.iter().map(|&(origin, sequence)| EventId { origin, sequence })
+    }
+
+    /// Whether nothing is covered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<EventId> for Covers {
+    fn from_iter<I: IntoIterator<Item = EventId>>(ids: I) -> Self {
+        let mut covers = Self::default();
+        ids.into_iter().for_each(|id| covers.raise(id));
+        covers
+    }
+}
+
+/// The opt-outs of one origin, as one: its highest sequence and its latest time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The highest event.
+    pub id: EventId,
+    /// The latest time.
+    pub time: Timestamp,
+}
+
+/// Opt-outs by origin. Judging an origin's opt-outs as one may deny more, never less.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(Vec<Mark>);
+
+impl Marks {
+    /// Adds one.
+    pub fn add(&mut self, mark: Mark) {
+        match self.0.binary_search_by_key(&mark.id.origin, |at| at.id.origin) {
+            Ok(at) => {
+                let known = &mut self.0[at];
+                known.id.sequence = known.id.sequence.max(mark.id.sequence);
+                known.time = known.time.max(mark.time);
+            }
+            Err(at) => self.0.insert(at, mark),
+        }
+    }
+
+    /// Adds all of `other`.
+    pub fn join(&mut self, other: &Self) {
+        other.0.iter().for_each(|mark| self.add(*mark));
+    }
+
+    /// One mark per origin.
+    pub fn iter(&self) -> impl Iterator<Item = &Mark> {
+        self.0.iter()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// An opt-in as the merge sees it. All of it is fixed by its recorder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptIn {
+    /// The event.
+    pub id: EventId,
+    /// When the person acted, as stated.
+    pub occurred: Timestamp,
+    /// The opt-outs that the person acted after.
+    pub covers: Covers,
+    /// It comes after every opt-out earlier than this, whatever the clocks within the margin say.
+    pub before: Option<Timestamp>,
+    /// Taken over from another system: it covers nothing and beats only imported opt-outs.
+    pub imported: bool,
+    /// When it ends.
+    pub expire: Option<Timestamp>,
+    /// It counts only while the message is of this category: a category's opt-in reaches a topic
+    /// named in its message types only as long as the topic stays in the category.
+    pub within: Option<Category>,
+    /// Its legal footing.
+    pub consent_type: ConsentType,
+    /// What its evidence proves.
+    pub grade: EvidenceGrade,
+    /// The request it confirms.
+    pub confirms: Option<EventId>,
+}
+
+impl OptIn {
+    /// Whether it is shown to come after an opt-out (or an invalidation).
+    #[must_use]
+    pub fn beats(&self, out: &Mark, out_imported: bool) -> bool {
+        let by_time = self.before.is_some_and(|before| out.time < before);
+        if self.imported {
+            return out_imported && by_time;
+        }
+        self.covers.of(out.id.origin) >= out.id.sequence || by_time
+    }
+
+    /// Whether it has not ended at `now`.
+    #[must_use]
+    pub fn lasts_at(&self, now: Timestamp) -> bool {
+        self.expire.is_none_or(|expire| now < expire)
+    }
+
+    /// Whether it permits whatever `other` permits, whatever opt-outs may still arrive.
+    fn covers_all_of(&self, other: &Self) -> bool {
+        (!self.imported || other.imported)
+            && self.before >= other.before
+            && self.expire.unwrap_or(Timestamp::MAX) >= other.expire.unwrap_or(Timestamp::MAX)
+            && (self.within.is_none() || self.within == other.within)
+            && (self.consent_type == ConsentType::Express || self.consent_type == other.consent_type)
+            && self.grade >= other.grade
+            && self.covers.includes(&other.covers)
+    }
+
+    /// A strict order, so that of two equals exactly one stays, the same one everywhere.
+    fn dominates(&self, other: &Self) -> bool {
+        self.covers_all_of(other) && (!other.covers_all_of(self) || self.id < other.id)
+    }
+}
+
+/// A request that waits for its confirmation (double opt-in).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The event.
+    pub id: EventId,
+    /// The channel of the question, on which it is confirmed.
+    pub via: Channel,
+    /// When the person acted.
+    pub occurred: Timestamp,
+    /// The opt-outs applied when it was recorded: the person acted after them.
+    pub covers: Covers,
+    /// When it lapses.
+    pub expire: Timestamp,
+    /// How the person asked.
+    pub method: OptInMethod,
+    /// The category limit that its opt-in will have.
+    pub within: Option<Category>,
+    /// The end that its opt-in will have.
+    pub opt_in_expire: Option<Timestamp>,
+    /// What its evidence proves.
+    pub grade: EvidenceGrade,
+    /// Its legal footing.
+    pub consent_type: ConsentType,
+}
+
+/// What is known of one person in one scope as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Opt-outs that happened here or at peers.
+    pub outs: Marks,
+    /// Opt-outs taken over from another system, by their stated times.
+    pub imported_outs: Marks,
+    /// Invalidations: they end opt-ins, without being opt-outs.
+    pub voids: Marks,
+    /// Opt-ins that no other dominates, in the order of their ids.
+    pub opt_ins: Vec<OptIn>,
+    /// The latest request per channel of the question.
+    pub requests: Vec<Request>,
+}
+
+impl Cell {
+    /// Adds an opt-in, unless another dominates it.
+    pub fn add_opt_in(&mut self, opt_in: OptIn) {
+        if self
+            .opt_ins
+            .iter()
+            .any(|known| known.id == opt_in.id && known == &opt_in || known.dominates(&opt_in))
+        {
+            return;
+        }
+        self.opt_ins.retain(|known| !opt_in.dominates(known));
+        let at = self.opt_ins.partition_point(|known| known.id < opt_in.id);
+        self.opt_ins.insert(at, opt_in);
+    }
+
+    /// Adds a request; of each channel of the question the latest stays.
+    pub fn add_request(&mut self, request: Request) {
+        match self.requests.iter_mut().find(|known| known.via == request.via) {
+            Some(known) if (known.occurred, known.id) < (request.occurred, request.id) => *known = request,
+            Some(_) => {}
+            None => {
+                let at = self.requests.partition_point(|known| known.via < request.via);
+                self.requests.insert(at, request);
+            }
+        }
+    }
+
+    /// Adds all that `other` knows.
+    pub fn join(&mut self, other: &Self) {
+        self.outs.join(&other.outs);
+        self.imported_outs.join(&other.imported_outs);
+        self.voids.join(&other.voids);
+        other.opt_ins.iter().for_each(|opt_in| self.add_opt_in(opt_in.clone()));
+        other.requests.iter().for_each(|request| self.add_request(request.clone()));
+    }
+}
+
+/// A switch whose latest setting counts; of two at the same moment the suppressing one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// When it was set.
+    pub time: Timestamp,
+    /// Whether it suppresses.
+    pub suppresses: bool,
+    /// The event that set it.
+    pub event: EventId,
+}
+
+impl Register {
+    /// The later of two; ties suppress, then the smaller event id stays.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        let rank = |register: &Self| (register.time, register.suppresses, std::cmp::Reverse(register.event));
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}

@@ -1,0 +1,278 @@
+//! All that is known of one identifier: cells, registers, links and the requests already taken.
+//!
+//! A record is built only by applying events; applying is idempotent and order-free.
+
+use super::consent::{Cell, Mark, OptIn, Register, Request};
+use super::event::{Change, ConsentEvent, RequestMark};
+use super::ids::{EventId, Identifier, OriginId, SenderId};
+use super::time::Timestamp;
+use super::types::{Channel, Scope};
+
+/// How many consent messages a person's record remembers as allowed; the latest stay.
+pub const ALLOWANCES_MAX: usize = 8;
+
+/// What a message about consent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AboutKind {
+    /// The confirmation of an opt-out.
+    OptOutConfirmation,
+    /// The confirmation of an opt-in.
+    OptInConfirmation,
+    /// The question of a pending request.
+    Question,
+    /// The answer to HELP.
+    HelpAnswer,
+}
+
+/// A message about consent that may be sent once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// When the event was recorded.
+    pub recorded: Timestamp,
+    /// The event.
+    pub event: EventId,
+    /// What may be sent.
+    pub kind: AboutKind,
+    /// On which channel; `None`: any.
+    pub channel: Option<Channel>,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// A person's own messages that opted out, per channel and origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopMark {
+    /// The channel they came by.
+    pub channel: Channel,
+    /// Who numbered them.
+    pub origin: OriginId,
+    /// The highest sequence.
+    pub sequence: u64,
+    /// The latest provider's time.
+    pub provider_time: Timestamp,
+}
+
+/// A request already taken, and the event it became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Its marks.
+    pub request: RequestMark,
+    /// Its event.
+    pub event: EventId,
+}
+
+/// All that is known of one identifier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Consent by scope as written, in the scopes' order.
+    pub cells: Vec<(Scope, Cell)>,
+    /// The person's own STOPs.
+    pub stops: Vec<StopMark>,
+    /// The platform's marketing switch per sender.
+    pub preferences: Vec<(SenderId, Register)>,
+    /// Holds per channel.
+    pub holds: Vec<(Channel, Register)>,
+    /// Other identifiers of the person.
+    pub links: Vec<Identifier>,
+    /// Messages about consent that may be sent once.
+    pub allowances: Vec<Allowance>,
+    /// Requests already taken, in the order of their keys.
+    pub taken: Vec<Taken>,
+}
+
+/// How long the confirmation of an opt-in and the answer to HELP may be sent.
+pub const CONSENT_MESSAGE_WITHIN_MS: i64 = super::time::DAY_MS;
+
+impl Record {
+    /// Applies `event`, numbered `id`, to the record of `subject`, one of the event's subjects.
+    ///
+    /// The first subject takes the changes; all of them learn of each other.
+    pub fn apply(&mut self, id: EventId, event: &ConsentEvent, subject: &Identifier) {
+        for other in event.subjects.iter().filter(|other| *other != subject) {
+            if let Err(at) = self.links.binary_search(other) {
+                self.links.insert(at, *other);
+            }
+        }
+        if event.subjects.first() != Some(subject) {
+            return;
+        }
+        if let Some(request) = event.request {
+            self.take(Taken { request, event: id });
+        }
+        for change in &event.changes {
+            self.apply_change(id, event.recorded, change);
+        }
+    }
+
+    fn apply_change(&mut self, id: EventId, recorded: Timestamp, change: &Change) {
+        let allow = |kind, channel, until| Allowance { recorded, event: id, kind, channel, until };
+        match change {
+            Change::OptOut(out) => {
+                let mark = Mark { id, time: out.time };
+                for scope in &out.scopes {
+                    let cell = self.cell_mut(scope);
+                    if out.imported { cell.imported_outs.add(mark) } else { cell.outs.add(mark) }
+                }
+                if let Some((channel, provider_time)) = out.inbound {
+                    self.stop(StopMark { channel, origin: id.origin, sequence: id.sequence, provider_time });
+                }
+                if let Some(until) = out.confirm_until {
+                    let channel = out.inbound.map(|(channel, _)| channel);
+                    self.allow(allow(AboutKind::OptOutConfirmation, channel, until));
+                }
+            }
+            Change::OptIn(opt_in) => {
+                for (scope, within) in &opt_in.scopes {
+                    self.cell_mut(scope).add_opt_in(OptIn {
+                        id,
+                        occurred: opt_in.occurred,
+                        covers: opt_in.covers.clone(),
+                        before: opt_in.before,
+                        imported: opt_in.imported,
+                        expire: opt_in.expire,
+                        within: *within,
+                        consent_type: opt_in.consent_type,
+                        grade: opt_in.grade,
+                        confirms: opt_in.confirms,
+                    });
+                }
+                if !opt_in.imported {
+                    let until = recorded.plus_ms(CONSENT_MESSAGE_WITHIN_MS);
+                    let channel = only_channel(opt_in.scopes.iter().map(|(scope, _)| scope));
+                    self.allow(allow(AboutKind::OptInConfirmation, channel, until));
+                }
+            }
+            Change::Request(request) => {
+                for (scope, within) in &request.scopes {
+                    self.cell_mut(scope).add_request(Request {
+                        id,
+                        via: request.via,
+                        occurred: request.occurred,
+                        covers: request.covers.clone(),
+                        expire: request.expire,
+                        method: request.method,
+                        within: *within,
+                        opt_in_expire: request.opt_in_expire,
+                        grade: request.grade,
+                        consent_type: request.consent_type,
+                    });
+                }
+                self.allow(allow(AboutKind::Question, Some(request.via), request.expire));
+            }
+            Change::Invalidate(invalidate) => {
+                let mark = Mark { id, time: invalidate.time };
+                for scope in &invalidate.scopes {
+                    self.cell_mut(scope).voids.add(mark);
+                }
+            }
+            Change::Hold(hold) => {
+                let register = Register { time: hold.time, suppresses: hold.held, event: id };
+                join_register(&mut self.holds, hold.channel, register);
+            }
+            Change::Preference(preference) => {
+                let register = Register { time: preference.time, suppresses: preference.stopped, event: id };
+                join_register(&mut self.preferences, preference.sender.clone(), register);
+            }
+            Change::Help { channel } => {
+                let until = recorded.plus_ms(CONSENT_MESSAGE_WITHIN_MS);
+                self.allow(allow(AboutKind::HelpAnswer, Some(*channel), until));
+            }
+        }
+    }
+
+    /// Adds all that `other`, a record of the same identifier, knows.
+    pub fn join(&mut self, other: &Self) {
+        for (scope, cell) in &other.cells {
+            self.cell_mut(scope).join(cell);
+        }
+        other.stops.iter().for_each(|stop| self.stop(*stop));
+        for (sender, register) in &other.preferences {
+            join_register(&mut self.preferences, sender.clone(), *register);
+        }
+        for (channel, register) in &other.holds {
+            join_register(&mut self.holds, *channel, *register);
+        }
+        for link in &other.links {
+            if let Err(at) = self.links.binary_search(link) {
+                self.links.insert(at, *link);
+            }
+        }
+        other.allowances.iter().for_each(|allowance| self.allow(*allowance));
+        other.taken.iter().for_each(|taken| self.take(*taken));
+    }
+
+    /// The request taken under `key`, if any; of several, the first by event id.
+    #[must_use]
+    pub fn taken(&self, key: [u8; 8]) -> Option<&Taken> {
+        let at = self.taken.partition_point(|taken| taken.request.key < key);
+        self.taken.get(at).filter(|taken| taken.request.key == key)
+    }
+
+    /// The allowance that `event` gave, if it is remembered.
+    #[must_use]
+    pub fn allowance(&self, event: EventId) -> Option<&Allowance> {
+        self.allowances.iter().find(|allowance| allowance.event == event)
+    }
+
+    /// The request numbered `event`, with its scopes.
+    pub fn request(&self, event: EventId) -> impl Iterator<Item = (&Scope, &Request)> {
+        self.cells.iter().flat_map(move |(scope, cell)| {
+            cell.requests
+                .iter()
+                .filter(move |request| request.id == event)
+                .map(move |request| (scope, request))
+        })
+    }
+
+    fn cell_mut(&mut self, scope: &Scope) -> &mut Cell {
+        let at = match self.cells.binary_search_by(|(known, _)| known.cmp(scope)) {
+            Ok(at) => at,
+            Err(at) => {
+                self.cells.insert(at, (scope.clone(), Cell::default()));
+                at
+            }
+        };
+        &mut self.cells[at].1
+    }
+
+    fn stop(&mut self, stop: StopMark) {
+        let key = |mark: &StopMark| (mark.channel, mark.origin);
+        match self.stops.binary_search_by_key(&key(&stop), key) {
+            Ok(at) => {
+                let known = &mut self.stops[at];
+                known.sequence = known.sequence.max(stop.sequence);
+                known.provider_time = known.provider_time.max(stop.provider_time);
+            }
+            Err(at) => self.stops.insert(at, stop),
+        }
+    }
+
+    fn allow(&mut self, allowance: Allowance) {
+        let key = |known: &Allowance| (known.recorded, known.event, known.kind);
+        if let Err(at) = self.allowances.binary_search_by_key(&key(&allowance), key) {
+            self.allowances.insert(at, allowance);
+            if self.allowances.len() > ALLOWANCES_MAX {
+                self.allowances.remove(0);
+            }
+        }
+    }
+
+    fn take(&mut self, taken: Taken) {
+        let key = |known: &Taken| (known.request.key, known.event);
+        if let Err(at) = self.taken.binary_search_by_key(&key(&taken), key) {
+            self.taken.insert(at, taken);
+        }
+    }
+}
+
+fn only_channel<'a>(mut scopes: impl Iterator<Item = &'a Scope>) -> Option<Channel> {
+    let first = scopes.next()?.channel?;
+    scopes.all(|scope| scope.channel == Some(first)).then_some(first)
+}
+
+fn join_register<K: Ord + Clone>(registers: &mut Vec<(K, Register)>, key: K, register: Register) {
+    match registers.binary_search_by(|(known, _)| known.cmp(&key)) {
+        Ok(at) => registers[at].1 = registers[at].1.join(register),
+        Err(at) => registers.insert(at, (key, register)),
+    }
+}

@@ -1,0 +1,154 @@
+//! What sends and inbound messages left behind for one identifier: windows, obligations met,
+//! consent messages spent. Losing it denies more or owes more; it never permits what consent forbids.
+
+use super::ids::{EventId, SenderId};
+use super::time::Timestamp;
+use super::types::Channel;
+
+/// How many senders' windows a person's usage remembers; the latest stay.
+pub const WINDOWS_MAX: usize = 16;
+/// How many spent consent messages a person's usage remembers; more than there are allowances.
+pub const SPENT_MAX: usize = 16;
+
+/// The customer-service window of one sender on one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The channel.
+    pub channel: Channel,
+    /// The sender that the person wrote to.
+    pub sender: SenderId,
+    /// The provider's time of the person's last message.
+    pub last: Timestamp,
+    /// The provider's time of the last message that was neither an opt-out nor ambiguous.
+    pub reopened: Option<Timestamp>,
+}
+
+/// The last message that was allowed on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastAllowed {
+    /// The channel.
+    pub channel: Channel,
+    /// The consent event it was about, if any.
+    pub about: Option<EventId>,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// A consent message that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// What it was about.
+    pub event: EventId,
+    /// When it was allowed.
+    pub time: Timestamp,
+    /// A keyed hash of the provider's message id, so that a quoted question is recognised.
+    pub message: Option<[u8; 8]>,
+}
+
+/// Usage of one identifier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Windows, at most one per channel and sender.
+    pub windows: Vec<Window>,
+    /// When a message with opt-out instructions was last reported sent, per channel.
+    pub instructed: Vec<(Channel, Timestamp)>,
+    /// Consent messages sent.
+    pub spent: Vec<Spent>,
+    /// The last message allowed, per channel.
+    pub last_allowed: Vec<LastAllowed>,
+}
+
+impl Usage {
+    /// The window of `sender` on `channel`.
+    #[must_use]
+    pub fn window(&self, channel: Channel, sender: &str) -> Option<&Window> {
+        self.windows.iter().find(|window| window.channel == channel && window.sender.as_str() == sender)
+    }
+
+    /// Notes a message of the person; `reopens` unless it was an opt-out or ambiguous.
+    pub fn heard(&mut self, channel: Channel, sender: &SenderId, at: Timestamp, reopens: bool) {
+        let reopened = reopens.then_some(at);
+        match self.windows.iter_mut().find(|window| window.channel == channel && &window.sender == sender) {
+            Some(window) => {
+                window.last = window.last.max(at);
+                window.reopened = window.reopened.max(reopened);
+            }
+            None => {
+                self.windows.push(Window { channel, sender: sender.clone(), last: at, reopened });
+                if self.windows.len() > WINDOWS_MAX {
+                    let oldest = (0..self.windows.len()).min_by_key(|&at| self.windows[at].last);
+                    oldest.map(|at| self.windows.swap_remove(at));
+                }
+            }
+        }
+    }
+
+    /// Closes the window of `sender`, as the provider said it is.
+    pub fn close_window(&mut self, channel: Channel, sender: &str) {
+        self.windows.retain(|window| window.channel != channel || window.sender.as_str() != sender);
+    }
+
+    /// When opt-out instructions were last sent on `channel`.
+    #[must_use]
+    pub fn instructed(&self, channel: Channel) -> Option<Timestamp> {
+        self.instructed.iter().find(|(at, _)| *at == channel).map(|(_, time)| *time)
+    }
+
+    /// Notes that opt-out instructions were sent on `channel`.
+    pub fn instruct(&mut self, channel: Channel, at: Timestamp) {
+        match self.instructed.iter_mut().find(|(known, _)| *known == channel) {
+            Some((_, time)) => *time = (*time).max(at),
+            None => self.instructed.push((channel, at)),
+        }
+    }
+
+    /// Whether the message about `event` was sent.
+    #[must_use]
+    pub fn is_spent(&self, event: EventId) -> bool {
+        self.spent.iter().any(|spent| spent.event == event)
+    }
+
+    /// Notes that the message about `event` was allowed.
+    pub fn spend(&mut self, event: EventId, at: Timestamp) {
+        if !self.is_spent(event) {
+            self.spent.push(Spent { event, time: at, message: None });
+            if self.spent.len() > SPENT_MAX {
+                self.spent.remove(0);
+            }
+        }
+    }
+
+    /// Takes back that the message about `event` was sent: it failed.
+    pub fn unspend(&mut self, event: EventId) {
+        self.spent.retain(|spent| spent.event != event);
+    }
+
+    /// Notes the provider's id of the message about `event`.
+    pub fn name_message(&mut self, event: EventId, message: [u8; 8]) {
+        if let Some(spent) = self.spent.iter_mut().find(|spent| spent.event == event) {
+            spent.message = Some(message);
+        }
+    }
+
+    /// The event whose message the provider named `message`.
+    #[must_use]
+    pub fn about_message(&self, message: [u8; 8]) -> Option<EventId> {
+        self.spent.iter().find(|spent| spent.message == Some(message)).map(|spent| spent.event)
+    }
+
+    /// The last message allowed on `channel`.
+    #[must_use]
+    pub fn last_allowed(&self, channel: Channel) -> Option<&LastAllowed> {
+        self.last_allowed.iter().find(|last| last.channel == channel)
+    }
+
+    /// Notes a message allowed on `channel`.
+    pub fn allowed(&mut self, channel: Channel, about: Option<EventId>, at: Timestamp) {
+        let last = LastAllowed { channel, about, time: at };
+        match self.last_allowed.iter_mut().find(|known| known.channel == channel) {
+            Some(known) if known.time <= at => *known = last,
+            Some(_) => {}
+            None => self.last_allowed.push(last),
+        }
+    }
+}
