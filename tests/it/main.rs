@@ -1,0 +1,3 @@
+//! What optgate promises to the outside, tested from there, in one binary so that it links once.
+
+mod golden;
