@@ -1,4 +1,5 @@
 //! optgate decides, before every message a business sends, whether it may be sent.
 
+pub mod ledger;
 pub mod pb;
 pub mod policy;
