@@ -2,13 +2,17 @@
 //!
 //! It has never heard of gRPC, sled, files, clocks, logs or randomness.
 
+pub mod check;
 pub mod consent;
 pub mod event;
 pub mod evidence;
 pub mod ids;
 pub mod quiet_hours;
 pub mod record;
+pub mod recorder;
+pub mod report;
 pub mod rules;
+pub mod standing;
 pub mod time;
 pub mod types;
 pub mod usage;

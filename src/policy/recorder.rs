@@ -1,0 +1,584 @@
+//! How a report becomes an event: the recorder fixes the times and covers that the merge rests on.
+
+use super::consent::{Covers, Mark};
+use super::event::{self, Change, Hold, Invalidate, OptIn, OptOut, Preference, Request};
+use super::ids::EventId;
+use super::report::{
+    self, FieldViolation, InvalidateReport, OptInReport, OptOutReport, ReleaseReport, Report, RequestReport,
+};
+use super::rules::Rules;
+use super::standing::{self, Known, Relation, Standing, Subject};
+use super::time::{DAY_MS, Timestamp};
+use super::types::{
+    Category, Channel, ConsentType, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope,
+};
+
+/// By how much an imported opt-in must be later than an imported opt-out to beat it.
+pub const IMPORT_MARGIN_MS: i64 = DAY_MS;
+
+/// Who vouches for the time that a report states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A caller: an opt-out counts from its recording.
+    Caller,
+    /// A provider's signature: its time counts.
+    Signed,
+    /// Another system's records: their times count.
+    Import,
+}
+
+/// Why a report is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Fields cannot be accepted.
+    Invalid(Vec<FieldViolation>),
+    /// The person is opted out, and the opt-in does not name these opt-outs in `supersedes`.
+    Unsuperseded(Vec<Mark>),
+    /// The pending request is unknown, lapsed, or an opt-out came after it.
+    NotPending(EventId),
+}
+
+/// The changes of one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The changes, opt-outs first.
+    pub changes: Vec<Change>,
+    /// For each change, the report it came from.
+    pub from: Vec<usize>,
+    /// What was widened or doubtful.
+    pub warnings: Vec<String>,
+}
+
+impl Recorded {
+    fn push(&mut self, change: Change, from: usize) {
+        self.changes.push(change);
+        self.from.push(from);
+    }
+}
+
+/// Turns reports into the changes of one event, opt-outs first. Nothing is recorded unless all of
+/// them can be.
+///
+/// # Errors
+/// When an opt-in or request is refused; opt-outs never are.
+pub fn record(
+    reports: &[Report],
+    known: &[Known<'_>],
+    source: Source,
+    rules: &Rules,
+    now: Timestamp,
+) -> Result<Recorded, Refusal> {
+    validate(reports, rules, now)?;
+    let mut recorded = Recorded::default();
+    for (from, report) in reports.iter().enumerate() {
+        if let Report::OptOut(report) = report {
+            record_opt_out(report, from, known, source, rules, now, &mut recorded);
+        }
+    }
+    let mut missing = Vec::new();
+    for (from, report) in reports.iter().enumerate() {
+        match report {
+            Report::OptOut(_) => {}
+            Report::OptIn(report) => {
+                let change = opt_in_change(report, known, source, rules, now, &mut recorded, &mut missing)?;
+                change.into_iter().for_each(|change| recorded.push(change, from));
+                release_holds(&report.channels, report.occurred, known, from, &mut recorded);
+            }
+            Report::Request(report) => {
+                request_changes(report, known, rules, now)
+                    .into_iter()
+                    .for_each(|change| recorded.push(change, from));
+            }
+            Report::Invalidate(report) => record_invalidation(report, from, rules, now, &mut recorded),
+            Report::Release(ReleaseReport::Holds(channels)) => {
+                let channels = if channels.is_empty() { Channel::ALL } else { channels };
+                for channel in channels {
+                    let time = after_hold(known, *channel, now);
+                    recorded.push(Change::Hold(Hold { channel: *channel, held: false, time }), from);
+                }
+            }
+            Report::Release(ReleaseReport::Preference(sender, time)) => {
+                let time = time.unwrap_or(now).min(now);
+                recorded.push(
+                    Change::Preference(Preference { sender: sender.clone(), stopped: false, time }),
+                    from,
+                );
+            }
+        }
+    }
+    if missing.is_empty() {
+        Ok(recorded)
+    } else {
+        missing.sort_by_key(|mark: &Mark| mark.id);
+        missing.dedup();
+        Err(Refusal::Unsuperseded(missing))
+    }
+}
+
+fn validate(reports: &[Report], rules: &Rules, now: Timestamp) -> Result<(), Refusal> {
+    let mut faults = Vec::new();
+    for (at, report) in reports.iter().enumerate() {
+        match report {
+            Report::OptIn(report) if report.confirms.is_none() => {
+                report::validate_opt_in(report, rules, &format!("changes[{at}].opt_in"), now, &mut faults);
+            }
+            Report::OptIn(report) => {
+                if report.occurred.is_none_or(|occurred| occurred > now.plus_ms(rules.clock_margin_ms)) {
+                    faults.push(FieldViolation::new(
+                        format!("changes[{at}].occurred_time"),
+                        "state when the person confirmed, not in the future",
+                    ));
+                }
+            }
+            Report::Request(report) => validate_request(report, rules, at, now, &mut faults),
+            Report::OptOut(_) | Report::Invalidate(_) | Report::Release(_) => {}
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(Refusal::Invalid(faults)) }
+}
+
+fn validate_request(
+    report: &RequestReport,
+    rules: &Rules,
+    at: usize,
+    now: Timestamp,
+    faults: &mut Vec<FieldViolation>,
+) {
+    let path = format!("changes[{at}].opt_in_request");
+    report::validate_opt_in(&report.opt_in, rules, &path, now, faults);
+    match report.via {
+        None => faults.push(FieldViolation::new(format!("{path}.via"), "name the channel of the question")),
+        // BGH I ZR 164/09: a confirmation by email proves nothing for a phone number.
+        Some(Channel::Email) if report.opt_in.channels.iter().any(|channel| *channel != Channel::Email) => {
+            faults.push(FieldViolation::new(
+                format!("{path}.via"),
+                "a reply by email never confirms a phone number; ask on the phone's own channel",
+            ));
+        }
+        Some(via) if via != Channel::Email && report.opt_in.channels.contains(&Channel::Email) => {
+            faults.push(FieldViolation::new(
+                format!("{path}.via"),
+                "a reply by phone does not confirm an email address; ask by email",
+            ));
+        }
+        Some(_) => {}
+    }
+    if report.expire.is_some_and(|expire| expire <= now) {
+        faults.push(FieldViolation::new(format!("{path}.expire_time"), "must lie in the future"));
+    }
+}
+
+/// The time by which the merge judges an opt-out (design §5).
+#[must_use]
+pub fn opt_out_time(
+    stated: Option<Timestamp>,
+    source: Source,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Timestamp {
+    if source == Source::Caller {
+        return now;
+    }
+    let stated = stated.unwrap_or(now).min(now);
+    if now.since_ms(stated) > rules.clock_margin_ms {
+        return stated;
+    }
+    let opt_ins = known
+        .iter()
+        .filter(|known| known.relation != Relation::Alias)
+        .flat_map(|known| &known.record.cells)
+        .flat_map(|(_, cell)| &cell.opt_ins)
+        .map(|opt_in| opt_in.occurred);
+    opt_ins.fold(stated, Timestamp::max).min(now)
+}
+
+fn record_opt_out(
+    report: &OptOutReport,
+    from: usize,
+    known: &[Known<'_>],
+    source: Source,
+    rules: &Rules,
+    now: Timestamp,
+    recorded: &mut Recorded,
+) {
+    let scopes = report::out_scopes(&report.channels, &report.topics, &report.categories, rules);
+    let only = match report.channels[..] {
+        [channel] => Some(channel),
+        _ => None,
+    };
+    let repeated = is_repeat(&scopes, known, rules, now);
+    let confirmed = source != Source::Import && only.is_some() && !repeated;
+    recorded.push(
+        Change::OptOut(OptOut {
+            scopes,
+            time: opt_out_time(report.occurred, source, known, rules, now),
+            stated: report.occurred,
+            imported: source == Source::Import,
+            inbound: None,
+            method: report.method,
+            confirm_until: confirmed.then(|| now.plus_ms(rules.stop_confirmation_within_ms)),
+        }),
+        from,
+    );
+    if source != Source::Import {
+        let channels = if report.channels.is_empty() { Channel::ALL } else { &report.channels };
+        release_holds(channels, Some(Timestamp::MAX), known, from, recorded);
+    }
+}
+
+/// Whether the person is already opted out of every one of `scopes`.
+#[must_use]
+pub fn is_repeat(scopes: &[Scope], known: &[Known<'_>], rules: &Rules, now: Timestamp) -> bool {
+    scopes.iter().all(|scope| {
+        let channels = scope.channel.map_or(Channel::ALL.to_vec(), |channel| vec![channel]);
+        let outs_here = known.iter().any(|known| {
+            known.record.cells.iter().any(|(written, cell)| {
+                written.purpose == scope.purpose
+                    && (written.channel.is_none() || written.channel == scope.channel)
+                    && !(cell.outs.is_empty() && cell.imported_outs.is_empty())
+            })
+        });
+        outs_here
+            && channels.iter().all(|channel| {
+                let subject = subject_of(&scope.purpose, *channel, rules);
+                standing::standing(known, &subject, rules, now).standing == Standing::OptedOut
+            })
+    })
+}
+
+fn subject_of<'a>(purpose: &'a Purpose, channel: Channel, rules: &Rules) -> Subject<'a> {
+    match purpose {
+        Purpose::All => Subject { channel, category: Category::Service, topic: None },
+        Purpose::Category(category) => Subject { channel, category: *category, topic: None },
+        Purpose::Topic(topic) => {
+            let category = rules.category_of(topic).unwrap_or(Category::Marketing);
+            Subject { channel, category, topic: Some(topic) }
+        }
+    }
+}
+
+fn hold_of(known: &[Known<'_>], channel: Channel) -> Option<Timestamp> {
+    known
+        .iter()
+        .flat_map(|known| &known.record.holds)
+        .filter(|(at, register)| *at == channel && register.suppresses)
+        .map(|(_, register)| register.time)
+        .max()
+}
+
+fn after_hold(known: &[Known<'_>], channel: Channel, now: Timestamp) -> Timestamp {
+    hold_of(known, channel).map_or(now, |held| held.plus_ms(1).max(now))
+}
+
+/// Ends holds that a clear act came after.
+fn release_holds(
+    channels: &[Channel],
+    occurred: Option<Timestamp>,
+    known: &[Known<'_>],
+    from: usize,
+    recorded: &mut Recorded,
+) {
+    for channel in channels {
+        let held = hold_of(known, *channel);
+        if let Some(held) = held.filter(|held| occurred.is_some_and(|occurred| occurred > *held)) {
+            let change = Change::Hold(Hold { channel: *channel, held: false, time: held.plus_ms(1) });
+            recorded.push(change, from);
+        }
+    }
+}
+
+fn opt_in_change(
+    report: &OptInReport,
+    known: &[Known<'_>],
+    source: Source,
+    rules: &Rules,
+    now: Timestamp,
+    recorded: &mut Recorded,
+    missing: &mut Vec<Mark>,
+) -> Result<Vec<Change>, Refusal> {
+    let occurred = report.occurred.unwrap_or(now).min(now);
+    if let Some(request) = report.confirms {
+        let method = report.method;
+        let confirmed = confirm(request, occurred, known, rules, now).ok_or(Refusal::NotPending(request))?;
+        return Ok(vec![Change::OptIn(OptIn { method: method.unwrap_or(confirmed.method), ..confirmed })]);
+    }
+    if source != Source::Import && report.method.is_some_and(|method| rules.double_opt_in.contains(&method)) {
+        // One request per channel, each confirmed on its own: a reply by email proves nothing for a phone.
+        let requests = report.channels.iter().flat_map(|channel| {
+            let opt_in = OptInReport { channels: vec![*channel], ..report.clone() };
+            request_changes(&RequestReport { via: Some(*channel), opt_in, expire: None }, known, rules, now)
+        });
+        return Ok(requests.collect());
+    }
+    let scopes = report::in_scopes(report, rules);
+    let covers = if source == Source::Import {
+        Covers::default()
+    } else {
+        let covers = covers_of(&report.supersedes, known, recorded);
+        missing.extend(unsuperseded(&scopes, &covers, known, rules, now));
+        if late_supersedes(&covers, known, occurred.plus_ms(rules.clock_margin_ms)) {
+            recorded.warnings.push(
+                "`supersedes` names an opt-out recorded after this opt-in's occurred_time; make sure that the \
+                 person really opted in again"
+                    .into(),
+            );
+        }
+        covers
+    };
+    let margin = if source == Source::Import { IMPORT_MARGIN_MS } else { rules.clock_margin_ms };
+    Ok(vec![Change::OptIn(OptIn {
+        scopes,
+        occurred,
+        covers,
+        before: Some(occurred.minus_ms(margin)),
+        imported: source == Source::Import,
+        expire: expiry(report.expire, occurred, rules),
+        consent_type: report.consent_type,
+        grade: report::grade(report, rules),
+        method: report.method.unwrap_or(OptInMethod::Other),
+        confirms: None,
+        renews: None,
+    })])
+}
+
+fn expiry(stated: Option<Timestamp>, occurred: Timestamp, rules: &Rules) -> Option<Timestamp> {
+    let by_rules = rules.opt_in_expires_after_ms.map(|after| occurred.plus_ms(after));
+    match (stated, by_rules) {
+        (Some(stated), Some(by_rules)) => Some(stated.min(by_rules)),
+        (stated, by_rules) => stated.or(by_rules),
+    }
+}
+
+/// The covers of named opt-outs. A name counts only up to what is known here of its origin: nobody
+/// can act after an opt-out that has not happened.
+fn covers_of(named: &[EventId], known: &[Known<'_>], recorded: &mut Recorded) -> Covers {
+    let mut covers = Covers::default();
+    for id in named {
+        let highest =
+            marks(known).filter(|mark| mark.id.origin == id.origin).map(|mark| mark.id.sequence).max();
+        match highest {
+            Some(highest) if id.sequence <= highest => covers.raise(*id),
+            _ => recorded
+                .warnings
+                .push(format!("`supersedes` names {id}, which is no opt-out of this person here")),
+        }
+    }
+    covers
+}
+
+fn marks<'a>(known: &'a [Known<'a>]) -> impl Iterator<Item = &'a Mark> {
+    known
+        .iter()
+        .flat_map(|known| &known.record.cells)
+        .flat_map(|(_, cell)| cell.outs.iter().chain(cell.imported_outs.iter()).chain(cell.voids.iter()))
+}
+
+fn late_supersedes(covers: &Covers, known: &[Known<'_>], at_latest: Timestamp) -> bool {
+    marks(known).any(|mark| covers.of(mark.id.origin) >= mark.id.sequence && mark.time > at_latest)
+}
+
+/// The opt-outs that hold in `scopes` and that `covers` does not name.
+fn unsuperseded(
+    scopes: &[(Scope, Option<Category>)],
+    covers: &Covers,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Mark> {
+    let mut missing = Vec::new();
+    for (scope, within) in scopes {
+        let Some(channel) = scope.channel else { continue };
+        let mut subject = subject_of(&scope.purpose, channel, rules);
+        subject.category = within.unwrap_or(subject.category);
+        if standing::standing(known, &subject, rules, now).standing != Standing::OptedOut {
+            continue;
+        }
+        let against = standing::against(known.iter().copied(), &subject, rules);
+        let unnamed = against.all_outs().filter(|(mark, _)| covers.of(mark.id.origin) < mark.id.sequence);
+        missing.extend(unnamed.map(|(mark, _)| *mark));
+    }
+    missing
+}
+
+fn request_changes(
+    report: &RequestReport,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Change> {
+    let Some(via) = report.via else { return Vec::new() };
+    let opt_in = &report.opt_in;
+    let occurred = opt_in.occurred.unwrap_or(now).min(now);
+    let lapses = now.plus_ms(rules.pending_expires_after_ms);
+    vec![Change::Request(Request {
+        scopes: report::in_scopes(opt_in, rules),
+        via,
+        occurred,
+        covers: marks(known).map(|mark| mark.id).collect(),
+        expire: report.expire.map_or(lapses, |expire| expire.min(lapses)),
+        opt_in_expire: expiry(opt_in.expire, occurred, rules),
+        consent_type: opt_in.consent_type,
+        grade: report::grade(opt_in, rules),
+        method: opt_in.method.unwrap_or(OptInMethod::Other),
+    })]
+}
+
+fn record_invalidation(
+    report: &InvalidateReport,
+    from: usize,
+    rules: &Rules,
+    now: Timestamp,
+    recorded: &mut Recorded,
+) {
+    let time = report.occurred.unwrap_or(now).min(now);
+    let scopes = report::out_scopes(&report.channels, &report.topics, &report.categories, rules);
+    if report.cause == InvalidateCause::NumberChanged {
+        // Nobody who moved away wants messages to arrive at the number left behind.
+        let everything = vec![Scope { channel: None, purpose: Purpose::All }];
+        let out = OptOut {
+            scopes: everything,
+            time: now,
+            stated: report.occurred,
+            imported: false,
+            inbound: None,
+            method: OptOutMethod::Unknown,
+            confirm_until: None,
+        };
+        recorded.push(Change::OptOut(out), from);
+    }
+    recorded.push(Change::Invalidate(Invalidate { scopes, cause: report.cause, time }), from);
+}
+
+/// The opt-in that confirms the pending `request`, if it still waits: it names the opt-outs applied
+/// when the request was recorded.
+#[must_use]
+pub fn confirm(
+    request: EventId,
+    occurred: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Option<OptIn> {
+    let own = known.iter().find(|known| known.relation == Relation::Own)?;
+    let mut confirmed: Option<OptIn> = None;
+    for (scope, pending) in own.record.request(request) {
+        let subject = subject_of(&scope.purpose, scope.channel?, rules);
+        let against = standing::against(known.iter().copied(), &subject, rules);
+        if now >= pending.expire || !standing::is_live(pending, &against) {
+            return None;
+        }
+        let opt_in = confirmed.get_or_insert_with(|| OptIn {
+            scopes: Vec::new(),
+            occurred,
+            covers: pending.covers.clone(),
+            before: Some(occurred.minus_ms(rules.clock_margin_ms)),
+            imported: false,
+            expire: pending.opt_in_expire,
+            consent_type: pending.consent_type,
+            grade: pending.grade,
+            method: pending.method,
+            confirms: Some(request),
+            renews: None,
+        });
+        opt_in.scopes.push((scope.clone(), pending.within));
+    }
+    confirmed
+}
+
+/// The opt-outs that a person's own message at `at` on `channel` came after, by the same provider's time.
+///
+/// An origin's opt-outs count as earlier only where its latest one is the person's own message and
+/// none can have been made elsewhere in between.
+#[must_use]
+pub fn covers_by_provider(known: &[Known<'_>], channel: Channel, at: Timestamp, rules: &Rules) -> Covers {
+    let mut covers = Covers::default();
+    for stop in known.iter().flat_map(|known| &known.record.stops) {
+        let latest = marks(known).filter(|mark| mark.id.origin == stop.origin);
+        let provable = latest
+            .into_iter()
+            .all(|mark| mark.id.sequence <= stop.sequence && mark.time <= at.plus_ms(rules.clock_margin_ms));
+        if stop.channel == channel && stop.provider_time < at && provable {
+            covers.raise(EventId { origin: stop.origin, sequence: stop.sequence });
+        }
+    }
+    covers
+}
+
+/// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else.
+#[must_use]
+pub fn renew(
+    channel: Channel,
+    occurred: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<OptIn> {
+    let by_provider = covers_by_provider(known, channel, occurred, rules);
+    let Some(own) = known.iter().find(|known| known.relation == Relation::Own) else { return Vec::new() };
+    let mut renewed: Vec<OptIn> = Vec::new();
+    for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
+        let subject = subject_of(&scope.purpose, channel, rules);
+        let against = standing::against(known.iter().copied(), &subject, rules);
+        for ended in cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)) {
+            let beaten = |mark: &Mark, imported| {
+                ended.beats(mark, imported) || by_provider.of(mark.id.origin) >= mark.id.sequence
+            };
+            let stopped = against.all_outs().any(|(mark, imported)| !ended.beats(mark, imported));
+            let by_stops_only = against.all_outs().all(|(mark, imported)| beaten(mark, imported));
+            let valid = against.voids.iter().all(|mark| ended.beats(mark, ended.imported));
+            if !(stopped && by_stops_only && valid) {
+                continue;
+            }
+            let mut covers = ended.covers.clone();
+            covers.join(&by_provider);
+            // A START repeats what was agreed to; it does not lengthen it.
+            match renewed.iter_mut().find(|opt_in| opt_in.renews == Some(ended.id)) {
+                Some(opt_in) => opt_in.scopes.push((scope.clone(), ended.within)),
+                None => renewed.push(OptIn {
+                    scopes: vec![(scope.clone(), ended.within)],
+                    occurred,
+                    covers,
+                    before: Some(occurred.minus_ms(rules.clock_margin_ms)),
+                    imported: false,
+                    expire: ended.expire,
+                    consent_type: ended.consent_type,
+                    grade: ended.grade,
+                    method: OptInMethod::SmsKeyword,
+                    confirms: None,
+                    renews: Some(ended.id),
+                }),
+            }
+        }
+    }
+    renewed
+}
+
+/// The opt-in of a program's keyword or button: explicit, with the notice it was offered with.
+#[must_use]
+pub fn join_program(
+    report: &OptInReport,
+    channel: Channel,
+    occurred: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Change> {
+    if report.method.is_some_and(|method| rules.double_opt_in.contains(&method)) {
+        let request = RequestReport { via: Some(channel), opt_in: report.clone(), expire: None };
+        return request_changes(&request, known, rules, now);
+    }
+    vec![Change::OptIn(event::OptIn {
+        scopes: report::in_scopes(report, rules),
+        occurred,
+        covers: covers_by_provider(known, channel, occurred, rules),
+        before: Some(occurred.minus_ms(rules.clock_margin_ms)),
+        imported: false,
+        expire: expiry(None, occurred, rules),
+        consent_type: ConsentType::Express,
+        grade: report::grade(report, rules),
+        method: report.method.unwrap_or(OptInMethod::Other),
+        confirms: None,
+        renews: None,
+    })]
+}

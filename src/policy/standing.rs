@@ -1,0 +1,333 @@
+//! Where a person stands towards one kind of message: opted out, opted in, or something between.
+
+use super::consent::{Cell, Mark, Marks, OptIn};
+use super::ids::{EventId, TopicId};
+use super::record::Record;
+use super::rules::{Rules, SpanMs};
+use super::time::{DAY_MS, Timestamp};
+use super::types::{Category, Channel, Purpose, Scope};
+use super::usage::Window;
+
+/// How long the customer-service window stays open after the person's last message.
+pub const WINDOW_MS: SpanMs = DAY_MS;
+
+/// How an identifier relates to the one addressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// The very one.
+    Own,
+    /// Another written form of it (Mexico, Brazil, Argentina): its opt-outs count, its opt-ins do not.
+    Alias,
+    /// Another identifier of the person: its opt-outs count, its opt-ins beat no opt-out.
+    Link,
+}
+
+/// A record that bears on the person addressed.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// How.
+    pub relation: Relation,
+    /// The record.
+    pub record: &'a Record,
+}
+
+/// A kind of message, as consent sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The channel.
+    pub channel: Channel,
+    /// The category it is judged as.
+    pub category: Category,
+    /// Its message type, where it has one.
+    pub topic: Option<&'a TopicId>,
+}
+
+/// Where a person stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// An opt-out is unbeaten.
+    OptedOut,
+    /// An opt-in permits.
+    Granted,
+    /// Asked for, not confirmed.
+    Pending,
+    /// The opt-in ran out.
+    Expired,
+    /// Opted in on this channel, to something else.
+    TopicNotCovered,
+    /// Never opted in.
+    None,
+}
+
+/// A standing with what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The standing.
+    pub standing: Standing,
+    /// The events that decide: unbeaten opt-outs, or the opt-in, or the request.
+    pub basis: Vec<EventId>,
+    /// When an opt-in that permits ends.
+    pub until: Option<Timestamp>,
+    /// Since when, as far as the deciding events tell.
+    pub since: Option<Timestamp>,
+}
+
+impl Finding {
+    fn of(standing: Standing) -> Self {
+        Self { standing, basis: Vec::new(), until: None, since: None }
+    }
+}
+
+/// All opt-outs, and invalidations, that bear on a subject.
+#[derive(Clone, Debug, Default)]
+pub struct Against {
+    /// Opt-outs.
+    pub outs: Marks,
+    /// Opt-outs taken over from other systems.
+    pub imported_outs: Marks,
+    /// Invalidations.
+    pub voids: Marks,
+}
+
+impl Against {
+    fn join(&mut self, cell: &Cell) {
+        self.outs.join(&cell.outs);
+        self.imported_outs.join(&cell.imported_outs);
+        self.voids.join(&cell.voids);
+    }
+
+    /// Whether nobody opted out.
+    #[must_use]
+    pub fn has_no_out(&self) -> bool {
+        self.outs.is_empty() && self.imported_outs.is_empty()
+    }
+
+    /// Every opt-out, one per origin, each with whether it was imported.
+    pub fn all_outs(&self) -> impl Iterator<Item = (&Mark, bool)> {
+        self.outs.iter().map(|mark| (mark, false)).chain(self.imported_outs.iter().map(|mark| (mark, true)))
+    }
+
+    fn beaten_by(&self, opt_in: &OptIn) -> bool {
+        self.all_outs().all(|(mark, imported)| opt_in.beats(mark, imported))
+    }
+
+    fn voids_beaten_by(&self, opt_in: &OptIn) -> bool {
+        self.voids.iter().all(|mark| opt_in.beats(mark, opt_in.imported))
+    }
+}
+
+/// Whether an opt-out (or invalidation) written as `scope` bears on `subject`.
+///
+/// A message without a topic is touched by an opt-out of any topic of its category, and of any
+/// topic whose category is not known.
+#[must_use]
+pub fn touches(scope: &Scope, subject: &Subject<'_>, rules: &Rules) -> bool {
+    if scope.channel.is_some_and(|channel| channel != subject.channel) {
+        return false;
+    }
+    match (&scope.purpose, subject.topic) {
+        (Purpose::All, _) => true,
+        (Purpose::Category(category), Some(topic)) => {
+            *category == subject.category || rules.category_of(topic) == Some(*category)
+        }
+        (Purpose::Category(category), None) => *category == subject.category,
+        (Purpose::Topic(out), Some(topic)) => out == topic,
+        (Purpose::Topic(out), None) => {
+            rules.category_of(out).is_none_or(|category| category == subject.category)
+        }
+    }
+}
+
+/// Everything that speaks against sending `subject`.
+#[must_use]
+pub fn against<'a>(known: impl Iterator<Item = Known<'a>>, subject: &Subject<'_>, rules: &Rules) -> Against {
+    let mut against = Against::default();
+    for Known { record, .. } in known {
+        for (_, cell) in record.cells.iter().filter(|(scope, _)| touches(scope, subject, rules)) {
+            against.join(cell);
+        }
+    }
+    against
+}
+
+/// Where the person stands towards a business-initiated `subject`.
+#[must_use]
+pub fn standing(known: &[Known<'_>], subject: &Subject<'_>, rules: &Rules, now: Timestamp) -> Finding {
+    let against = against(known.iter().copied(), subject, rules);
+    let wanted = match subject.topic {
+        Some(topic) => Purpose::Topic(topic.clone()),
+        None => Purpose::Category(subject.category),
+    };
+    let mut granted: Option<&OptIn> = None;
+    let mut expired: Option<&OptIn> = None;
+    let mut elsewhere = false;
+    for Known { relation, record } in known {
+        if *relation == Relation::Alias || *relation == Relation::Link && !against.has_no_out() {
+            continue;
+        }
+        for (scope, cell) in &record.cells {
+            if scope.channel != Some(subject.channel) {
+                continue;
+            }
+            for opt_in in &cell.opt_ins {
+                let counts =
+                    rules.permits(opt_in.consent_type, subject.channel) && against.voids_beaten_by(opt_in);
+                if !counts {
+                    continue;
+                }
+                let fits = scope.purpose == wanted
+                    && opt_in.within.is_none_or(|category| category == subject.category);
+                match (fits, opt_in.lasts_at(now)) {
+                    (false, lasts) => elsewhere |= lasts,
+                    (true, _) if !against.beaten_by(opt_in) => {}
+                    (true, true) => granted = Some(longer(granted, opt_in)),
+                    (true, false) => expired = Some(longer(expired, opt_in)),
+                }
+            }
+        }
+    }
+    if let Some(opt_in) = granted {
+        return Finding {
+            standing: Standing::Granted,
+            basis: vec![opt_in.id],
+            until: opt_in.expire,
+            since: Some(opt_in.occurred),
+        };
+    }
+    // An opt-in that ran out still shows what the person did last, but only where the message
+    // would need one anyway: elsewhere it must not open the door that a STOP closed.
+    let needs_consent = rules.consent_required.contains(&subject.category);
+    let excused = needs_consent && expired.is_some();
+    if !(against.has_no_out() || excused) {
+        return Finding {
+            standing: Standing::OptedOut,
+            basis: against.all_outs().map(|(mark, _)| mark.id).collect(),
+            until: None,
+            since: against.all_outs().map(|(mark, _)| mark.time).max(),
+        };
+    }
+    if let Some(request) = pending(known, subject, &wanted, &against, now) {
+        return Finding { basis: vec![request], ..Finding::of(Standing::Pending) };
+    }
+    if let Some(opt_in) = expired {
+        return Finding { basis: vec![opt_in.id], since: opt_in.expire, ..Finding::of(Standing::Expired) };
+    }
+    Finding::of(if elsewhere { Standing::TopicNotCovered } else { Standing::None })
+}
+
+fn longer<'a>(best: Option<&'a OptIn>, other: &'a OptIn) -> &'a OptIn {
+    let end = |opt_in: &OptIn| opt_in.expire.unwrap_or(Timestamp::MAX);
+    match best {
+        Some(best) if end(best) >= end(other) => best,
+        _ => other,
+    }
+}
+
+fn pending(
+    known: &[Known<'_>],
+    subject: &Subject<'_>,
+    wanted: &Purpose,
+    against: &Against,
+    now: Timestamp,
+) -> Option<EventId> {
+    known
+        .iter()
+        .filter(|known| known.relation == Relation::Own)
+        .flat_map(|known| &known.record.cells)
+        .filter(|(scope, _)| scope.channel == Some(subject.channel) && scope.purpose == *wanted)
+        .flat_map(|(_, cell)| &cell.requests)
+        .find(|request| now < request.expire && is_live(request, against))
+        .map(|request| request.id)
+}
+
+/// Whether a request still waits: no opt-out came after it.
+#[must_use]
+pub fn is_live(request: &super::consent::Request, against: &Against) -> bool {
+    let covered = |mark: &Mark| request.covers.of(mark.id.origin) >= mark.id.sequence;
+    against.all_outs().all(|(mark, _)| covered(mark)) && against.voids.iter().all(covered)
+}
+
+/// Whether the customer-service window is open, and whether the person's STOP ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowState {
+    /// Open until the moment given.
+    Open(Timestamp),
+    /// An opt-out of the whole channel ended it, and no later message reopened it.
+    EndedByOptOut,
+    /// The person has not written within the last 24 h.
+    Closed,
+}
+
+/// The state of `window`, given every record of the person.
+///
+/// An opt-out of the whole channel ends it. A later message reopens it: later by the provider's own
+/// time where the opt-outs came by the same channel as messages, else by more than the margin.
+#[must_use]
+pub fn window_state(
+    window: Option<&Window>,
+    known: &[Known<'_>],
+    channel: Channel,
+    rules: &Rules,
+    now: Timestamp,
+) -> WindowState {
+    let whole = |scope: &Scope| scope.purpose == Purpose::All && scope.channel.is_none_or(|at| at == channel);
+    let mut outs = Against::default();
+    for Known { record, .. } in known {
+        record.cells.iter().filter(|(scope, _)| whole(scope)).for_each(|(_, cell)| outs.join(cell));
+    }
+    let ended = outs.all_outs().any(|(mark, _)| {
+        let reopened = window.and_then(|window| window.reopened);
+        !reopened.is_some_and(|reopened| comes_after(reopened, mark, known, channel, rules.clock_margin_ms))
+    });
+    if ended {
+        return WindowState::EndedByOptOut;
+    }
+    match window.map(|window| window.last.plus_ms(WINDOW_MS)) {
+        Some(until) if now < until => WindowState::Open(until),
+        _ => WindowState::Closed,
+    }
+}
+
+/// Whether a message the provider timed `at` came after the opt-outs of `mark`.
+///
+/// The provider's own order decides only where the origin's latest opt-out is the person's message
+/// and `at` is not earlier than it by the recorder's clock: another opt-out of that origin, made
+/// on the web between a delayed STOP and its report, must not be taken for earlier.
+fn comes_after(at: Timestamp, mark: &Mark, known: &[Known<'_>], channel: Channel, margin_ms: SpanMs) -> bool {
+    if at.minus_ms(margin_ms) > mark.time {
+        return true;
+    }
+    known.iter().flat_map(|known| &known.record.stops).any(|stop| {
+        stop.channel == channel
+            && stop.origin == mark.id.origin
+            && stop.sequence >= mark.id.sequence
+            && at > stop.provider_time
+            && at.plus_ms(margin_ms) >= mark.time
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::consent::{Covers, Register};
+    use crate::policy::ids::OriginId;
+
+    #[test]
+    fn a_tie_of_registers_suppresses() {
+        let at = |suppresses, sequence| Register {
+            time: Timestamp(5),
+            suppresses,
+            event: EventId { origin: OriginId([0; 16]), sequence },
+        };
+        assert!(at(false, 1).join(at(true, 2)).suppresses);
+        assert!(at(true, 1).join(at(false, 2)).suppresses);
+    }
+
+    #[test]
+    fn covers_reach_back_at_their_origin_only() {
+        let id = |origin, sequence| EventId { origin: OriginId([origin; 16]), sequence };
+        let covers: Covers = [id(1, 5)].into_iter().collect();
+        assert_eq!(covers.of(OriginId([1; 16])), 5);
+        assert_eq!(covers.of(OriginId([2; 16])), 0);
+    }
+}
