@@ -116,11 +116,18 @@ impl Verdict {
     }
 }
 
+/// Why a template cannot be sent.
+struct TemplateFault {
+    reason: Reason,
+    detail: String,
+    retry_at: Option<Timestamp>,
+}
+
 /// What a message is, once its category is known.
 struct Judged {
     category: Category,
     topic: Option<TopicId>,
-    template_fault: Option<(Reason, String)>,
+    template_fault: Option<TemplateFault>,
     is_template: bool,
     /// Free-form text: on WhatsApp it exists only in the window.
     marketing_claim: bool,
@@ -151,8 +158,8 @@ pub fn check(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules, now: Timestamp) 
     }
     let category = judge_consent(send, facts, &known, &judged, window, about, rules, now, &mut found);
     judge_sender(facts, found.reply, &mut found);
-    if let Some((reason, detail)) = &judged.template_fault {
-        found.deny(*reason, || detail.clone());
+    if let Some(fault) = &judged.template_fault {
+        found.deny_until(fault.reason, fault.retry_at, || fault.detail.clone());
     }
     judge_region(send, facts, category, rules, &mut found);
     let degraded = judge_freshness(facts, category, rules, &mut found);
@@ -229,10 +236,12 @@ fn judge(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules) -> Judged {
 fn judge_template(facts: &Facts<'_>, rules: &Rules) -> Judged {
     let Some(template) = facts.template else {
         let fault = match rules.unregistered_templates {
-            UnregisteredTemplates::Deny => Some((
-                Reason::TemplateUnknown,
-                "no such template is registered in this language; register it with PutTemplate".to_owned(),
-            )),
+            UnregisteredTemplates::Deny => Some(TemplateFault {
+                reason: Reason::TemplateUnknown,
+                detail: "no such template is registered in this language; register it with PutTemplate"
+                    .into(),
+                retry_at: None,
+            }),
             UnregisteredTemplates::AsMarketing => None,
         };
         return Judged {
@@ -244,11 +253,10 @@ fn judge_template(facts: &Facts<'_>, rules: &Rules) -> Judged {
             carries_instructions: false,
         };
     };
-    let fault = (template.status != TemplateStatus::Approved).then(|| {
-        (
-            Reason::TemplateNotApproved,
-            format!("the template's status is {}; only APPROVED is sent", template.status),
-        )
+    let fault = (template.status != TemplateStatus::Approved).then(|| TemplateFault {
+        reason: Reason::TemplateNotApproved,
+        detail: format!("the template's status is {}; only APPROVED is sent", template.status),
+        retry_at: template.pause_until.filter(|_| template.status == TemplateStatus::Paused),
     });
     Judged {
         category: template.category,

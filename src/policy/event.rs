@@ -178,6 +178,8 @@ pub struct TemplateEntry {
     pub quality: Quality,
     /// Whether its text tells how to opt out.
     pub has_opt_out_instructions: bool,
+    /// While it is PAUSED: when the provider means to end that.
+    pub pause_until: Option<Timestamp>,
     /// When this became so.
     pub time: Timestamp,
 }

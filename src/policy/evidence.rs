@@ -72,8 +72,10 @@ pub struct Personal {
     pub evidence: Vec<Evidence>,
     /// What the person wrote or said, one per change.
     pub texts: Vec<String>,
-    /// Who reported the change.
+    /// Who reported the change: a kind, a colon and an id.
     pub actor: String,
+    /// The caller's request id; the chained part holds only a keyed hash of it.
+    pub request_id: String,
     /// Where it was imported from.
     pub source: Option<ImportSource>,
 }
