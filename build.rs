@@ -20,6 +20,8 @@ const PERSONAL: &[&str] = &[
     ".optgate.v1.ButtonReply",
     ".optgate.v1.HandleInboundMessageRequest",
     ".optgate.v1.HandleInboundMessageRequest.content",
+    ".optgate.ledger.v1.Personal",
+    ".optgate.ledger.v1.Evidence",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -16,6 +16,21 @@ pub mod v1 {
     tonic::include_proto!("optgate.v1");
 }
 
+/// `optgate.ledger`: what the ledger's records hold.
+pub mod ledger {
+    /// `optgate.ledger.v1`: the storage format. Only `engine::codec` knows it.
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        rustdoc::all,
+        reason = "generated; the protos hold the comments"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("optgate.ledger.v1");
+    }
+}
+
 /// All descriptors, as an encoded `google.protobuf.FileDescriptorSet` without comments: for reflection and for the
 /// test that pins the API.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
@@ -41,6 +56,8 @@ redacted!(
     v1::ButtonReply,
     v1::HandleInboundMessageRequest,
     v1::handle_inbound_message_request::Content,
+    ledger::v1::Personal,
+    ledger::v1::Evidence,
 );
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub mod recorder;
 pub mod report;
 pub mod rules;
 pub mod standing;
+#[cfg(test)]
+pub(crate) mod strategies;
 pub mod time;
 pub mod types;
 pub mod usage;

@@ -1,0 +1,3 @@
+//! The application layer: one door for every entrance.
+
+pub mod codec;
