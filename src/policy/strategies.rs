@@ -204,11 +204,19 @@ fn template() -> impl Strategy<Value = TemplateEntry> {
         of(topic()),
         select(TemplateStatus::ALL),
         select(Quality::ALL),
-        any::<bool>(),
-        time(),
+        (any::<bool>(), of(time()), time()),
     )
         .prop_map(
-            |(business, name, language, category, topic, status, quality, has_opt_out_instructions, time)| {
+            |(
+                business,
+                name,
+                language,
+                category,
+                topic,
+                status,
+                quality,
+                (has_opt_out_instructions, pause_until, time),
+            )| {
                 TemplateEntry {
                     business,
                     name,
@@ -218,6 +226,7 @@ fn template() -> impl Strategy<Value = TemplateEntry> {
                     status,
                     quality,
                     has_opt_out_instructions,
+                    pause_until,
                     time,
                 }
             },
@@ -276,6 +285,13 @@ fn evidence() -> impl Strategy<Value = Evidence> {
 pub(crate) fn personal() -> impl Strategy<Value = Personal> {
     let source = ("[a-z0-9]{0,12}", vec(any::<u8>(), 0..33), any::<u64>())
         .prop_map(|(import_id, sha256, row)| ImportSource { import_id, sha256, row });
-    (vec(evidence(), 0..3), vec(".{0,12}", 0..3), ".{0,12}", of(source))
-        .prop_map(|(evidence, texts, actor, source)| Personal { evidence, texts, actor, source })
+    (vec(evidence(), 0..3), vec(".{0,12}", 0..3), ".{0,12}", ".{0,12}", of(source)).prop_map(
+        |(evidence, texts, actor, request_id, source)| Personal {
+            evidence,
+            texts,
+            actor,
+            request_id,
+            source,
+        },
+    )
 }

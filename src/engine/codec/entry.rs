@@ -479,6 +479,7 @@ fn write_template(template: &TemplateEntry) -> pb::TemplateEntry {
         status,
         quality,
         has_opt_out_instructions,
+        pause_until,
         time,
     } = template;
     pb::TemplateEntry {
@@ -491,6 +492,7 @@ fn write_template(template: &TemplateEntry) -> pb::TemplateEntry {
         quality: quality.number(),
         has_opt_out_instructions: *has_opt_out_instructions,
         time_ms: time.0,
+        pause_until_ms: pause_until.map(|until| until.0),
     }
 }
 
@@ -505,6 +507,7 @@ fn read_template(template: pb::TemplateEntry) -> Result<TemplateEntry, PayloadFa
         quality,
         has_opt_out_instructions,
         time_ms,
+        pause_until_ms,
     } = template;
     Ok(TemplateEntry {
         business: read_business(&business)?,
@@ -516,6 +519,7 @@ fn read_template(template: pb::TemplateEntry) -> Result<TemplateEntry, PayloadFa
         status: TemplateStatus::known(status).unwrap_or(TemplateStatus::Unknown),
         quality: Quality::read(quality, "quality")?,
         has_opt_out_instructions,
+        pause_until: pause_until_ms.map(Timestamp),
         time: Timestamp(time_ms),
     })
 }

@@ -9,11 +9,12 @@ use crate::policy::evidence::{Evidence, ImportSource, Personal};
 /// The bytes of a blob.
 #[must_use]
 pub fn encode_personal(personal: &Personal) -> Vec<u8> {
-    let Personal { evidence, texts, actor, source } = personal;
+    let Personal { evidence, texts, actor, request_id, source } = personal;
     pb::Personal {
         evidence: evidence.iter().map(write_evidence).collect(),
         texts: texts.clone(),
         actor: actor.clone(),
+        request_id: request_id.clone(),
         source: source.as_ref().map(|ImportSource { import_id, sha256, row }| pb::ImportSource {
             import_id: import_id.clone(),
             sha256: sha256.clone(),
@@ -28,11 +29,12 @@ pub fn encode_personal(personal: &Personal) -> Vec<u8> {
 /// # Errors
 /// When the bytes are not a blob.
 pub fn decode_personal(bytes: &[u8]) -> Result<Personal, PayloadFault> {
-    let pb::Personal { evidence, texts, actor, source } = pb::Personal::decode(bytes)?;
+    let pb::Personal { evidence, texts, actor, source, request_id } = pb::Personal::decode(bytes)?;
     Ok(Personal {
         evidence: evidence.into_iter().map(read_evidence).collect(),
         texts,
         actor,
+        request_id,
         source: source.map(|pb::ImportSource { import_id, sha256, row }| ImportSource {
             import_id,
             sha256,

@@ -219,6 +219,7 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
                 status: TemplateStatus::Approved,
                 quality: Quality::Green,
                 has_opt_out_instructions: true,
+                pause_until: Some(NOW.plus_ms(DAY_MS)),
                 time: NOW,
             }),
         ),
@@ -274,6 +275,7 @@ fn personal_sample() -> Personal {
         ],
         texts: vec!["STOP".into(), String::new()],
         actor: text("actor"),
+        request_id: text("request"),
         source: Some(ImportSource { import_id: text("import"), sha256: vec![8; 32], row: 12 }),
     }
 }
