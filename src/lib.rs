@@ -4,3 +4,4 @@ pub mod engine;
 pub mod ledger;
 pub mod pb;
 pub mod policy;
+pub mod view;
