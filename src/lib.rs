@@ -2,7 +2,11 @@
 
 pub mod config;
 pub mod engine;
+pub mod grpc;
+pub mod http;
 pub mod ledger;
+pub mod net;
 pub mod pb;
 pub mod policy;
+pub mod readiness;
 pub mod view;

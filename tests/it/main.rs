@@ -1,3 +1,4 @@
 //! What optgate promises to the outside, tested from there, in one binary so that it links once.
 
 mod golden;
+mod server;

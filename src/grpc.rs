@@ -1,0 +1,12 @@
+//! The gRPC entrance: what surrounds the services, and the services.
+//!
+//! Knows tonic and hyper; decides nothing. [`stack`] surrounds every call, [`routes`] leads it to its service, [`status`] is
+//! the one table of errors, [`server`] accepts connections and stops in good order.
+
+pub mod health;
+pub mod method;
+pub mod reflection;
+pub mod routes;
+pub mod server;
+pub mod stack;
+pub mod status;

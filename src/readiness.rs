@@ -1,0 +1,156 @@
+//! Whether this process should be sent calls, and whether it should be restarted.
+//!
+//! Parts that know of an obstacle raise it and clear it; health, over gRPC and over HTTP, only reads. Knows no
+//! network and no store.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use tokio::sync::watch;
+
+/// Something that keeps the process from taking calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Obstacle {
+    /// The store is being opened.
+    Starting,
+    /// The view is being rebuilt from the ledger.
+    RebuildingView,
+    /// The peers' newest events have not been applied yet.
+    CatchingUp,
+    /// An fsync failed: nothing can be acknowledged any more. Only a restart helps.
+    LedgerFailed,
+    /// A task that everything rests on ended. Only a restart helps.
+    TaskEnded(&'static str),
+    /// The process is stopping.
+    Draining,
+}
+
+impl Obstacle {
+    /// Whether a restart is the remedy. Never for the state of peers: restarting helps nobody there.
+    #[must_use]
+    pub const fn is_fatal(self) -> bool {
+        match self {
+            Self::LedgerFailed | Self::TaskEnded(_) => true,
+            Self::Starting | Self::RebuildingView | Self::CatchingUp | Self::Draining => false,
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("the store is being opened"),
+            Self::RebuildingView => f.write_str("the view is being rebuilt from the ledger"),
+            Self::CatchingUp => f.write_str("the peers' newest events are not applied yet"),
+            Self::LedgerFailed => f.write_str("the ledger could not be synced to disk; restart the process"),
+            Self::TaskEnded(name) => write!(f, "the {name} task ended; restart the process"),
+            Self::Draining => f.write_str("the process is stopping"),
+        }
+    }
+}
+
+/// What stands in the way at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    obstacles: BTreeSet<Obstacle>,
+}
+
+impl State {
+    /// Whether calls should be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.obstacles.is_empty()
+    }
+
+    /// Whether the process should be left running.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.obstacles.iter().any(|obstacle| obstacle.is_fatal())
+    }
+
+    /// What stands in the way.
+    pub fn obstacles(&self) -> impl Iterator<Item = Obstacle> + '_ {
+        self.obstacles.iter().copied()
+    }
+}
+
+/// The shared state: cheap to clone, one for the whole process.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    state: watch::Sender<State>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::starting()
+    }
+}
+
+impl Readiness {
+    /// Not ready, since [`Obstacle::Starting`] stands.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self { state: watch::Sender::new(State { obstacles: BTreeSet::from([Obstacle::Starting]) }) }
+    }
+
+    /// Raises an obstacle. Raising it twice changes nothing.
+    pub fn raise(&self, obstacle: Obstacle) {
+        self.state.send_if_modified(|state| state.obstacles.insert(obstacle));
+    }
+
+    /// Clears an obstacle. A fatal one stays: what could not be trusted before cannot be trusted again.
+    pub fn clear(&self, obstacle: Obstacle) {
+        if !obstacle.is_fatal() {
+            self.state.send_if_modified(|state| state.obstacles.remove(&obstacle));
+        }
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn now(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// The state and its changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_once_every_obstacle_is_cleared() {
+        let readiness = Readiness::starting();
+        readiness.raise(Obstacle::RebuildingView);
+        readiness.clear(Obstacle::Starting);
+        assert!(!readiness.now().is_ready());
+        assert!(readiness.now().is_live());
+        readiness.clear(Obstacle::RebuildingView);
+        assert!(readiness.now().is_ready());
+    }
+
+    #[test]
+    fn a_fatal_obstacle_stays_and_ends_liveness() {
+        let readiness = Readiness::starting();
+        readiness.clear(Obstacle::Starting);
+        readiness.raise(Obstacle::LedgerFailed);
+        readiness.clear(Obstacle::LedgerFailed);
+        assert!(!readiness.now().is_live());
+        assert!(!readiness.now().is_ready());
+    }
+
+    #[test]
+    fn watchers_hear_of_changes_only() {
+        let readiness = Readiness::starting();
+        let mut watch = readiness.watch();
+        readiness.raise(Obstacle::Starting);
+        assert!(!watch.has_changed().expect("the sender lives"));
+        readiness.clear(Obstacle::Starting);
+        assert!(watch.has_changed().expect("the sender lives"));
+        assert!(watch.borrow_and_update().is_ready());
+    }
+}
