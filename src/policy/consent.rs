@@ -9,7 +9,7 @@ use super::time::Timestamp;
 use super::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod};
 
 /// For each origin the highest sequence that an opt-in names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Covers(Vec<(OriginId, u64)>);
 
 impl Covers {
@@ -103,8 +103,9 @@ impl Marks {
     }
 }
 
-/// An opt-in as the merge sees it. All of it is fixed by its recorder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An opt-in as the merge sees it. All of it is fixed by its recorder. Its order, by id first, only
+/// keeps lists alike everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OptIn {
     /// The event.
     pub id: EventId,
@@ -157,14 +158,15 @@ impl OptIn {
             && self.covers.includes(&other.covers)
     }
 
-    /// A strict order, so that of two equals exactly one stays, the same one everywhere.
+    /// A strict order, so that of two equals exactly one stays, the same one everywhere. One event may
+    /// well hold several opt-ins of one scope, e.g. for a topic within each of two categories.
     fn dominates(&self, other: &Self) -> bool {
-        self.covers_all_of(other) && (!other.covers_all_of(self) || self.id < other.id)
+        self.covers_all_of(other) && (!other.covers_all_of(self) || self < other)
     }
 }
 
 /// A request that waits for its confirmation (double opt-in).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Request {
     /// The event.
     pub id: EventId,
@@ -197,36 +199,34 @@ pub struct Cell {
     pub imported_outs: Marks,
     /// Invalidations: they end opt-ins, without being opt-outs.
     pub voids: Marks,
-    /// Opt-ins that no other dominates, in the order of their ids.
+    /// Opt-ins that no other dominates, in their order.
     pub opt_ins: Vec<OptIn>,
-    /// The latest request per channel of the question.
+    /// The latest request per channel of the question and category limit, in that order.
     pub requests: Vec<Request>,
 }
 
 impl Cell {
     /// Adds an opt-in, unless another dominates it.
     pub fn add_opt_in(&mut self, opt_in: OptIn) {
-        if self
-            .opt_ins
-            .iter()
-            .any(|known| known.id == opt_in.id && known == &opt_in || known.dominates(&opt_in))
-        {
+        if self.opt_ins.iter().any(|known| known == &opt_in || known.dominates(&opt_in)) {
             return;
         }
         self.opt_ins.retain(|known| !opt_in.dominates(known));
-        let at = self.opt_ins.partition_point(|known| known.id < opt_in.id);
+        let at = self.opt_ins.partition_point(|known| known < &opt_in);
         self.opt_ins.insert(at, opt_in);
     }
 
-    /// Adds a request; of each channel of the question the latest stays.
+    /// Adds a request; of each channel of the question, and each category limit, the latest stays.
     pub fn add_request(&mut self, request: Request) {
-        match self.requests.iter_mut().find(|known| known.via == request.via) {
-            Some(known) if (known.occurred, known.id) < (request.occurred, request.id) => *known = request,
-            Some(_) => {}
-            None => {
-                let at = self.requests.partition_point(|known| known.via < request.via);
-                self.requests.insert(at, request);
+        let key = |request: &Request| (request.via, request.within);
+        match self.requests.binary_search_by_key(&key(&request), key) {
+            Ok(at) => {
+                let known = &mut self.requests[at];
+                if (known.occurred, &*known) < (request.occurred, &request) {
+                    *known = request;
+                }
             }
+            Err(at) => self.requests.insert(at, request),
         }
     }
 

@@ -248,17 +248,23 @@ impl Record {
     }
 
     fn allow(&mut self, allowance: Allowance) {
-        let key = |known: &Allowance| (known.recorded, known.event, known.kind);
-        if let Err(at) = self.allowances.binary_search_by_key(&key(&allowance), key) {
-            self.allowances.insert(at, allowance);
-            if self.allowances.len() > ALLOWANCES_MAX {
-                self.allowances.remove(0);
+        let key = |known: &Allowance| (known.recorded, known.event, known.kind, known.channel);
+        match self.allowances.binary_search_by_key(&key(&allowance), key) {
+            Ok(at) => {
+                let known = &mut self.allowances[at];
+                known.until = known.until.max(allowance.until);
+            }
+            Err(at) => {
+                self.allowances.insert(at, allowance);
+                if self.allowances.len() > ALLOWANCES_MAX {
+                    self.allowances.remove(0);
+                }
             }
         }
     }
 
     fn take(&mut self, taken: Taken) {
-        let key = |known: &Taken| (known.request.key, known.event);
+        let key = |known: &Taken| (known.request.key, known.event, known.request.content);
         if let Err(at) = self.taken.binary_search_by_key(&key(&taken), key) {
             self.taken.insert(at, taken);
         }
@@ -276,3 +282,6 @@ fn join_register<K: Ord + Clone>(registers: &mut Vec<(K, Register)>, key: K, reg
         Err(at) => registers.insert(at, (key, register)),
     }
 }
+
+#[cfg(test)]
+mod tests;
