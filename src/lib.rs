@@ -5,6 +5,7 @@ pub mod engine;
 pub mod grpc;
 pub mod http;
 pub mod ledger;
+pub mod limits;
 pub mod net;
 pub mod pb;
 pub mod policy;

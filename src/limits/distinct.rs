@@ -1,0 +1,431 @@
+//! The messaging limit: how many different people a portfolio wrote to in the last 24 hours.
+//!
+//! A recipient counts from the last counted send until 24 hours later. Entries lie in a [`Chained`] table and
+//! are linked in the order of their times, so that the oldest is at hand: counting, expiring and the wait
+//! until a place is free cost the same at ten entries and at two million. Threads read the clock before
+//! they get here, and clocks are set back, so some times come late; those few are kept in a tree beside the
+//! list. An entry takes 40 bytes with its bucket.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::capacity::Capacity;
+use super::chained::{Chained, Entry, NIL, Word};
+use super::hash::halves;
+use crate::policy::time::{DAY_MS, Timestamp};
+
+/// The window that the provider counts in.
+pub const WINDOW_MS: i64 = DAY_MS;
+/// Failed sends remembered because a later send to the same recipient stands on them; beyond that, such a
+/// recipient counts until its window ends.
+pub const VOIDED_MAX: usize = 65_536;
+
+/// Expired entries removed by every check, more than the one it may add.
+const EXPIRE_STEPS: usize = 8;
+/// Entries walked to find a wait after the limit was lowered. Beyond it the answer is the safe one: when all
+/// have left.
+const WALK_MAX: usize = 4_096;
+
+/// In place of a link: the entry is in the tree.
+const LATE: u32 = NIL - 1;
+/// In place of a link: the entry was restored and is not in order yet.
+const LOOSE: u32 = NIL - 2;
+
+/// A recipient as one portfolio knows it: 16 bytes of a keyed hash over portfolio and address, since
+/// the identifiers of two businesses cannot be compared.
+pub type PortfolioRecipient = [u8; 16];
+
+/// One counted recipient.
+#[derive(Clone, Copy)]
+pub(super) struct Counted {
+    key: PortfolioRecipient,
+    time_ms: Word,
+    older: u32,
+    newer: u32,
+}
+
+impl Entry for Counted {
+    type Key = PortfolioRecipient;
+
+    fn key(&self) -> PortfolioRecipient {
+        self.key
+    }
+
+    fn spread(key: &PortfolioRecipient) -> u64 {
+        let (first, second) = halves(key);
+        first ^ second
+    }
+}
+
+impl Counted {
+    /// When it was last counted.
+    pub(super) const fn time(&self) -> Timestamp {
+        Timestamp(self.time_ms.get_signed())
+    }
+}
+
+/// What a send changed, so that its failure can be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DistinctReceipt {
+    /// When the send was counted: now, or just after the recipient's last time.
+    pub time: Timestamp,
+    /// When the recipient was counted before, if that still counted.
+    pub previous: Option<Timestamp>,
+}
+
+/// Why a send may not be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The limit is reached; after so many milliseconds there is a place, or never under a limit of none.
+    Limit(Option<u64>),
+    /// There is no memory left for another recipient.
+    Full,
+}
+
+/// A place that may still be taken or left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) struct Place {
+    reserved: bool,
+}
+
+/// The recipients of one portfolio.
+pub(super) struct Distinct {
+    pub(super) entries: Chained<Counted>,
+    oldest: u32,
+    newest: u32,
+    late: BTreeSet<(i64, u32)>,
+    /// Failed sends whose recipient was counted again since: their time, and what was before them.
+    voided: BTreeMap<(i64, PortfolioRecipient), Option<Timestamp>>,
+    loose: bool,
+}
+
+impl Distinct {
+    pub(super) const fn new() -> Self {
+        Self {
+            entries: Chained::new(),
+            oldest: NIL,
+            newest: NIL,
+            late: BTreeSet::new(),
+            voided: BTreeMap::new(),
+            loose: false,
+        }
+    }
+
+    /// How many recipients count at `now`; exact up to entries not yet expired.
+    pub(super) fn count(&mut self, now: Timestamp, capacity: &Capacity) -> usize {
+        self.settle(now);
+        while self.expire_one(now, capacity) {}
+        self.entries.len()
+    }
+
+    /// Asks whether a send to `key` fits under `limit`, consuming nothing. With `reserve`, memory for a new
+    /// recipient is taken, which the place holds until it is taken or left.
+    pub(super) fn ask(
+        &mut self,
+        key: &PortfolioRecipient,
+        limit: u64,
+        now: Timestamp,
+        capacity: &Capacity,
+        reserve: bool,
+    ) -> Result<Place, Refused> {
+        self.settle(now);
+        self.expire(EXPIRE_STEPS, now, capacity);
+        let known = self.entries.find(key);
+        if known.is_some_and(|slot| self.time(slot) > window_start(now)) {
+            return Ok(Place { reserved: false });
+        }
+        // More expired ones may lie there than were removed; whether they do only matters at the limit.
+        while self.entries.len() as u64 >= limit {
+            if !self.expire_one(now, capacity) {
+                return Err(Refused::Limit(self.wait_ms(limit, now)));
+            }
+        }
+        if self.entries.find(key).is_some() {
+            return Ok(Place { reserved: false });
+        }
+        let fits = |capacity: &Capacity| if reserve { capacity.reserve() } else { capacity.has_room() };
+        while !fits(capacity) {
+            if !self.expire_one(now, capacity) {
+                return Err(Refused::Full);
+            }
+        }
+        Ok(Place { reserved: reserve })
+    }
+
+    /// Counts a send to `key`. No other call may have come between asking and taking.
+    pub(super) fn take(&mut self, key: &PortfolioRecipient, now: Timestamp) -> DistinctReceipt {
+        let Some(slot) = self.entries.find(key) else {
+            self.add(key, now);
+            return DistinctReceipt { time: now, previous: None };
+        };
+        let before = self.time(slot);
+        let previous = (before > window_start(now)).then_some(before);
+        // Two sends to one recipient never share a time: giving one back must not take the other's.
+        let time = now.max(before.plus_ms(1));
+        self.unlink(slot);
+        self.link(slot, time);
+        DistinctReceipt { time, previous }
+    }
+
+    /// Leaves the place and gives back the memory held for it.
+    pub(super) fn leave(place: Place, capacity: &Capacity) {
+        if place.reserved {
+            capacity.release(1);
+        }
+    }
+
+    /// Undoes a counted send that failed. Returns the recipient's time from now on if it changed (`Some(None)`:
+    /// it no longer counts).
+    pub(super) fn give_back(
+        &mut self,
+        key: &PortfolioRecipient,
+        receipt: &DistinctReceipt,
+        now: Timestamp,
+        capacity: &Capacity,
+    ) -> Option<Option<Timestamp>> {
+        self.settle(now);
+        self.expire_voided(now);
+        let slot = self.entries.find(key)?;
+        let stands_at = self.time(slot);
+        if stands_at > receipt.time {
+            // A later send keeps the recipient counted. Should it fail too, it falls back beyond this one.
+            if receipt.time > window_start(now) && self.voided.len() < VOIDED_MAX {
+                self.voided.insert((receipt.time.0, *key), receipt.previous);
+            }
+            return None;
+        }
+        if stands_at < receipt.time {
+            return None; // given back before
+        }
+        let mut previous = receipt.previous;
+        while let Some(time) = previous {
+            let Some(older) = self.voided.remove(&(time.0, *key)) else { break };
+            previous = older;
+        }
+        let previous = previous.filter(|time| *time > window_start(now));
+        match previous {
+            Some(time) => {
+                self.unlink(slot);
+                self.link(slot, time);
+            }
+            None => self.drop_entry(slot, capacity),
+        }
+        Some(previous)
+    }
+
+    /// Sets a recipient's time as stored (`None`: not counted); `false` when there is no room.
+    pub(super) fn restore(
+        &mut self,
+        key: &PortfolioRecipient,
+        time: Option<Timestamp>,
+        now: Timestamp,
+        capacity: &Capacity,
+    ) -> bool {
+        let known = self.entries.find(key);
+        let Some(time) = time.filter(|time| *time > window_start(now)) else {
+            if let Some(slot) = known {
+                self.drop_entry(slot, capacity);
+            }
+            return true;
+        };
+        let slot = match known {
+            Some(slot) => {
+                self.unlink(slot);
+                slot
+            }
+            None if capacity.reserve() => self.entries.insert(Counted {
+                key: *key,
+                time_ms: Word::signed(time.0),
+                older: LOOSE,
+                newer: LOOSE,
+            }),
+            None => return false,
+        };
+        // Stored entries come in any order: they are sorted once, at the first use.
+        let entry = self.entries.get_mut(slot);
+        (entry.time_ms, entry.older, entry.newer) = (Word::signed(time.0), LOOSE, LOOSE);
+        self.loose = true;
+        true
+    }
+
+    /// Removes up to `steps` expired entries; `true` when some may be left.
+    pub(super) fn expire(&mut self, steps: usize, now: Timestamp, capacity: &Capacity) -> bool {
+        self.settle(now);
+        (0..steps).all(|_| self.expire_one(now, capacity))
+    }
+
+    /// Whether an entry counts at `now`.
+    pub(super) fn counts(&self, entry: &Counted, now: Timestamp) -> bool {
+        entry.time() > window_start(now)
+    }
+
+    /// Whether nothing is counted.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.entries.len() == 0
+    }
+
+    fn expire_one(&mut self, now: Timestamp, capacity: &Capacity) -> bool {
+        match self.first() {
+            Some((time, slot)) if time <= window_start(now) => {
+                self.drop_entry(slot, capacity);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn expire_voided(&mut self, now: Timestamp) {
+        while let Some(first) = self.voided.first_entry() {
+            if Timestamp(first.key().0) > window_start(now) {
+                break;
+            }
+            first.remove();
+        }
+    }
+
+    fn drop_entry(&mut self, slot: u32, capacity: &Capacity) {
+        self.unlink(slot);
+        self.entries.remove(slot);
+        capacity.release(1);
+    }
+
+    fn add(&mut self, key: &PortfolioRecipient, time: Timestamp) {
+        let entry = Counted { key: *key, time_ms: Word::signed(time.0), older: NIL, newer: NIL };
+        let slot = self.entries.insert(entry);
+        self.link(slot, time);
+    }
+
+    fn time(&self, slot: u32) -> Timestamp {
+        self.entries.get(slot).time()
+    }
+
+    /// The earliest entry of list and tree.
+    fn first(&self) -> Option<(Timestamp, u32)> {
+        let listed = (self.oldest != NIL).then(|| (self.time(self.oldest), self.oldest));
+        let late = self.late.first().map(|(time, slot)| (Timestamp(*time), *slot));
+        listed.into_iter().chain(late).min()
+    }
+
+    /// Puts an unlinked entry in its place.
+    fn link(&mut self, slot: u32, time: Timestamp) {
+        let newest = self.newest;
+        let in_order = newest == NIL || self.time(newest) <= time;
+        let entry = self.entries.get_mut(slot);
+        entry.time_ms = Word::signed(time.0);
+        if !in_order {
+            (entry.older, entry.newer) = (LATE, LATE);
+            self.late.insert((time.0, slot));
+            return;
+        }
+        (entry.older, entry.newer) = (newest, NIL);
+        if newest == NIL {
+            self.oldest = slot;
+        } else {
+            self.entries.get_mut(newest).newer = slot;
+        }
+        self.newest = slot;
+    }
+
+    /// Takes an entry out of list or tree.
+    fn unlink(&mut self, slot: u32) {
+        let Counted { time_ms, older, newer, .. } = *self.entries.get(slot);
+        if older == LATE {
+            self.late.remove(&(time_ms.get_signed(), slot));
+            return;
+        }
+        if older == LOOSE {
+            return;
+        }
+        if older == NIL {
+            self.oldest = newer;
+        } else {
+            self.entries.get_mut(older).newer = newer;
+        }
+        if newer == NIL {
+            self.newest = older;
+        } else {
+            self.entries.get_mut(newer).older = older;
+        }
+    }
+
+    /// Brings restored entries in order, and dates back to `now` what a wrong clock dated more than a window
+    /// ahead, so that it counts for one window and not until that day.
+    fn settle(&mut self, now: Timestamp) {
+        let last_late = self.late.last().map_or(Timestamp::MIN, |(time, _)| Timestamp(*time));
+        let last = if self.newest == NIL { last_late } else { self.time(self.newest).max(last_late) };
+        let horizon = now.plus_ms(WINDOW_MS);
+        if !self.loose && last <= horizon {
+            return;
+        }
+        let mut order: Vec<u32> =
+            (0..self.entries.slots()).filter(|slot| self.entries.occupied(*slot).is_some()).collect();
+        for slot in &order {
+            let entry = self.entries.get_mut(*slot);
+            if entry.time() > horizon {
+                entry.time_ms = Word::signed(now.0);
+            }
+        }
+        order.sort_unstable_by_key(|slot| self.time(*slot));
+        self.late.clear();
+        (self.oldest, self.newest, self.loose) = (NIL, NIL, false);
+        for slot in order {
+            let time = self.time(slot);
+            self.link(slot, time);
+        }
+    }
+
+    /// The wait until fewer than `limit` recipients count, given that at least as many do.
+    fn wait_ms(&self, limit: u64, now: Timestamp) -> Option<u64> {
+        let len = self.entries.len();
+        let limit = usize::try_from(limit).ok().filter(|limit| (1..=len).contains(limit))?;
+        // The one that must leave, counted from either end.
+        let (from_oldest, from_newest) = (len - limit, limit - 1);
+        let deciding = if from_oldest <= from_newest.max(WALK_MAX / 4) {
+            self.nth(from_oldest, self.oldest, |entry| entry.newer, self.late.iter(), |a, b| a <= b)
+        } else {
+            self.nth(from_newest, self.newest, |entry| entry.older, self.late.iter().rev(), |a, b| a >= b)
+        };
+        let wait_ms = deciding.plus_ms(WINDOW_MS).since_ms(now);
+        Some(u64::try_from(wait_ms).unwrap_or(0))
+    }
+
+    /// The time of the `nth` entry of list and tree merged from one end, or the latest of all when that is too
+    /// far to walk.
+    fn nth<'a>(
+        &'a self,
+        nth: usize,
+        end: u32,
+        step: impl Fn(&Counted) -> u32,
+        late: impl Iterator<Item = &'a (i64, u32)>,
+        comes_first: impl Fn(i64, i64) -> bool,
+    ) -> Timestamp {
+        let mut late = late.map(|(time, _)| *time).peekable();
+        let mut slot = end;
+        let mut reached = None;
+        for _ in 0..=nth.min(WALK_MAX) {
+            let listed = (slot != NIL).then(|| self.time(slot).0);
+            let take_late = match (listed, late.peek()) {
+                (Some(listed), Some(late)) => !comes_first(listed, *late),
+                (None, Some(_)) => true,
+                (_, None) => false,
+            };
+            if take_late {
+                reached = late.next();
+            } else if listed.is_some() {
+                reached = listed;
+                slot = step(self.entries.get(slot));
+            }
+        }
+        let latest = if self.newest == NIL { i64::MIN } else { self.time(self.newest).0 };
+        let latest = self.late.last().map_or(latest, |(time, _)| latest.max(*time));
+        Timestamp(reached.filter(|_| nth <= WALK_MAX).unwrap_or(latest))
+    }
+}
+
+/// Times up to this one no longer count.
+const fn window_start(now: Timestamp) -> Timestamp {
+    now.minus_ms(WINDOW_MS)
+}
+
+#[cfg(test)]
+mod tests;
