@@ -15,6 +15,7 @@ mod policy_keys;
 mod quiet_hours;
 mod read;
 pub mod reload;
+mod settings;
 mod span;
 mod system;
 #[cfg(test)]
