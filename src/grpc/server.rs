@@ -14,6 +14,7 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +29,7 @@ use crate::readiness::{Obstacle, Readiness};
 pub struct Config {
     /// Calls of each group at once.
     pub places: Places,
-    /// How long connections may finish once the server stops. Long answers are cut at half of it.
+    /// How long connections may finish once the server stops. Streams are ended after a second, or half of it if that is less.
     pub drain: Duration,
     /// Calls at once on one connection; more wait at the client.
     pub streams_per_connection_max: u32,
@@ -90,33 +91,35 @@ pub async fn serve<O: Observer, C: ConnectionObserver>(
     let stack = Stack::new(routes, &config.places, calls, cut.clone());
     let protocol = Arc::new(Http2 { stack, config: config.clone(), tracker: tracker.clone() });
     let close = CancellationToken::new();
-    let doors: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| {
-            let (protocol, connections) = (Arc::clone(&protocol), Arc::clone(&connections));
-            tokio::spawn(accept::serve(listener, protocol, connections, close.clone(), config.drain))
-        })
-        .collect();
+    let mut doors = JoinSet::new();
+    for listener in listeners {
+        let (protocol, connections) = (Arc::clone(&protocol), Arc::clone(&connections));
+        doors.spawn(accept::serve(listener, protocol, connections, close.clone(), config.drain));
+    }
 
-    lifecycle.stop.cancelled().await;
+    let mut drained = Drained::default();
+    tokio::select! {
+        () = lifecycle.stop.cancelled() => {}
+        // Doors end only when they are closed. Half a server is worse than one that is restarted.
+        Some(ended) = doors.join_next() => {
+            readiness.raise(Obstacle::TaskEnded("listener"));
+            drained = drained + of_door(ended);
+            lifecycle.stop.cancelled().await;
+        }
+    }
     readiness.raise(Obstacle::Draining);
     lifecycle.end_streams.cancel();
     close.cancel();
-    let cutting = tokio::spawn({
-        let after = config.drain / 2;
-        async move {
-            tokio::time::sleep(after).await;
-            cut.cancel();
-        }
-    });
-    let mut drained = Drained::default();
-    for door in doors {
-        match door.await {
-            Ok(of_listener) => drained = drained + of_listener,
-            Err(error) => tracing::error!(%error, "a listener's task failed"),
+    let mut streams_end = std::pin::pin!(tokio::time::sleep(STREAMS_END.min(config.drain / 2)));
+    loop {
+        tokio::select! {
+            () = &mut streams_end, if !cut.is_cancelled() => cut.cancel(),
+            ended = doors.join_next() => match ended {
+                Some(ended) => drained = drained + of_door(ended),
+                None => break,
+            }
         }
     }
-    cutting.abort();
     // Calls whose connection was cut notice it at their next poll.
     tracker.close();
     if tokio::time::timeout(CALLS_END, tracker.wait()).await.is_err() {
@@ -124,6 +127,16 @@ pub async fn serve<O: Observer, C: ConnectionObserver>(
     }
     drained
 }
+
+fn of_door(ended: Result<Drained, tokio::task::JoinError>) -> Drained {
+    ended.unwrap_or_else(|error| {
+        tracing::error!(%error, "a listener's task failed");
+        Drained::default()
+    })
+}
+
+/// How long handlers of streams have to end them by themselves, e.g. after the answer to the chunk at hand.
+const STREAMS_END: Duration = Duration::from_secs(1);
 
 /// How long calls may take to notice that their connection is gone.
 const CALLS_END: Duration = Duration::from_secs(1);

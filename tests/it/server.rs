@@ -393,8 +393,7 @@ async fn a_silent_stream_is_ended_politely_while_the_server_stops() {
     assert_eq!(error.code(), Code::Unavailable);
     assert_eq!(details_of(&error).reason, "STOPPING");
     assert_eq!(drained, Drained { finished: 1, cut: 0 });
-    let expected = Config::default().drain / 2;
-    assert!(begin.elapsed() >= expected && begin.elapsed() < expected + Duration::from_secs(1));
+    assert!(begin.elapsed() >= Duration::from_secs(1) && begin.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
