@@ -7,6 +7,7 @@ pub mod consent;
 pub mod event;
 pub mod evidence;
 pub mod ids;
+pub mod keywords;
 pub mod quiet_hours;
 pub mod record;
 pub mod recorder;
