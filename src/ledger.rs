@@ -15,12 +15,26 @@ use std::time::Duration;
 
 use crate::policy::ids::EventId;
 
+mod catalog;
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod error;
+mod format;
 mod handle;
+mod log;
+mod read;
+mod recover;
+mod reserve;
+mod scan;
+mod shared;
+pub mod sim;
+pub mod verify;
+mod writer;
 
 pub use error::{AppendError, EraseError, OpenError, ReadError};
-pub use handle::{Ack, Ledger, Reader, Records, exists};
+pub use handle::{Ack, Ledger, exists};
+pub use read::{Reader, Records};
 
 /// The longest payload, in bytes.
 pub const PAYLOAD_LEN_MAX: usize = 256 * 1024;
@@ -34,6 +48,10 @@ pub const PRIORITY_QUEUE_LEN_MAX: usize = 8_192;
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How many bytes one group commit may have; a record always fits.
 pub const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How many entries one group commit may have.
+pub const BATCH_LEN_MAX: usize = 4_096;
+/// How many erasures may wait for the writer.
+pub const ERASE_QUEUE_LEN_MAX: usize = 256;
 
 /// The ledger's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +69,24 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self { segment_mib: 64, opt_out_reserve_mib: 8, min_free_mib: 64, lock_wait: Duration::from_secs(5) }
+    }
+}
+
+impl Config {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`OpenError::Setting`] for the first setting outside its range.
+    pub fn check(&self) -> Result<(), OpenError> {
+        let ranges =
+            [("segment_mib", self.segment_mib, 4), ("opt_out_reserve_mib", self.opt_out_reserve_mib, 1)];
+        for (name, value, least) in ranges {
+            if !(least..=1024).contains(&value) {
+                let allowed = if least == 4 { "4 to 1024" } else { "1 to 1024" };
+                return Err(OpenError::Setting { name, value: u64::from(value), allowed });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -134,7 +170,7 @@ pub struct Appended {
 }
 
 /// An entry that is on disk, as the [`Applier`] gets it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Committed {
     /// Its id and place.
     pub appended: Appended,

@@ -1,21 +1,38 @@
 //! The handle that callers hold.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
+use std::thread::{self, JoinHandle};
 
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use super::catalog::{LOCK, io_error, segment_number};
 use super::disk::Disk;
+use super::log::{Sizes, space_low};
+use super::shared::Shared;
+use super::writer::{Exchange, run};
 use super::{
-    AppendError, Appended, Applier, Config, Entry, EraseError, Head, Health, OpenError, Opened, Position,
-    ReadError, Record, State,
+    AppendError, Appended, Applier, BLOB_LEN_MAX, Config, Entry, EraseError, Head, Health, OpenError, Opened,
+    PAYLOAD_LEN_MAX, Position, ReadError, Reader, Record, Records, State, recover,
 };
 use crate::policy::ids::OriginId;
 
-/// The open ledger. Share it in an `Arc`; every call takes `&self`.
+/// The open ledger. Share it in an `Arc`; every call takes `&self`. Dropping it closes it.
 pub struct Ledger {
-    head: watch::Sender<Position>,
+    shared: Arc<Shared>,
+    exchange: Arc<Exchange>,
+    sizes: Sizes,
+    running: Mutex<Option<Running>>,
+}
+
+/// What closing takes apart.
+struct Running {
+    writer: JoinHandle<()>,
+    /// Keeps other processes out.
+    _lock: Box<dyn Send + Sync>,
 }
 
 impl Ledger {
@@ -26,21 +43,49 @@ impl Ledger {
     /// # Errors
     /// [`OpenError`]; never because of a crash at any earlier moment.
     pub fn open(
-        _config: &Config,
-        _disk: Arc<dyn Disk>,
-        _key_check: [u8; 16],
-        _applier: Box<dyn Applier>,
+        config: &Config,
+        disk: Arc<dyn Disk>,
+        key_check: [u8; 16],
+        applier: Box<dyn Applier>,
     ) -> Result<(Self, Opened), OpenError> {
-        Ok((Self { head: watch::Sender::new(Position::START) }, Opened::default()))
+        config.check()?;
+        let lock =
+            disk.lock(LOCK, config.lock_wait).map_err(io_error("lock", LOCK))?.ok_or(OpenError::Locked)?;
+        Self::start(Sizes::from(config), disk, key_check, applier, lock)
     }
 
-    /// Hands an entry to the writer. The answer comes when the entry is durable and applied.
+    pub(super) fn start(
+        sizes: Sizes,
+        disk: Arc<dyn Disk>,
+        key_check: [u8; 16],
+        applier: Box<dyn Applier>,
+        lock: Box<dyn Send + Sync>,
+    ) -> Result<(Self, Opened), OpenError> {
+        let (log, opened) = recover::open(disk, sizes, key_check)?;
+        let shared = Arc::clone(&log.shared);
+        let exchange = Arc::new(Exchange::new(opened.head, log.reserve.is_some()));
+        let writer = thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn({
+                let exchange = Arc::clone(&exchange);
+                move || run(log, &exchange, applier)
+            })
+            .map_err(io_error("start the writer of", "."))?;
+        let running = Mutex::new(Some(Running { writer, _lock: lock }));
+        Ok((Self { shared, exchange, sizes, running }, opened))
+    }
+
+    /// Hands an entry to the writer. The answer comes when the entry is durable and applied. Dropping the [`Ack`] does not take the entry back.
     ///
     /// # Errors
     /// At once: [`AppendError::Busy`], [`AppendError::TooLong`], [`AppendError::Failed`], [`AppendError::Closed`]. Through the [`Ack`]:
     /// [`AppendError::NoSpace`], [`AppendError::Failed`].
-    pub fn append(&self, _entry: Entry) -> Result<Ack, AppendError> {
-        Err(AppendError::Closed)
+    pub fn append(&self, entry: Entry) -> Result<Ack, AppendError> {
+        check_len("payload", entry.payload.len(), PAYLOAD_LEN_MAX)?;
+        check_len("blob", entry.blob.as_ref().map_or(0, Vec::len), BLOB_LEN_MAX)?;
+        let (answer, ack) = oneshot::channel();
+        self.exchange.append(entry, answer)?;
+        Ok(Ack(ack))
     }
 
     /// Appends and waits, for callers that are not async.
@@ -51,17 +96,19 @@ impl Ledger {
         self.append(entry)?.wait()
     }
 
-    /// Overwrites the personal fields of the record at `position` with zeros, durably. The chain still verifies. Erasing twice is fine.
+    /// Overwrites the personal fields of the record at `position` with zeros, durably; blocks meanwhile. The chain still verifies. Erasing twice is fine.
     ///
     /// # Errors
     /// [`EraseError`].
     pub fn erase_blob(&self, position: Position) -> Result<(), EraseError> {
-        Err(ReadError::NotFound(position).into())
+        let (erased, answer) = mpsc::sync_channel(1);
+        self.exchange.erase(position, erased)?;
+        answer.recv().unwrap_or_else(|_| Err(writer_gone().into()))
     }
 
     /// A reader that can be cloned and moved to other threads.
     pub fn reader(&self) -> Reader {
-        Reader {}
+        Reader::new(Arc::clone(&self.shared))
     }
 
     /// All durable records from `position` on, in order, in bounded memory.
@@ -79,36 +126,53 @@ impl Ledger {
 
     /// The last durable record of every origin.
     pub fn vector(&self) -> Vec<(OriginId, Head)> {
-        Vec::new()
+        self.shared.table.read().vector.iter().map(|(origin, head)| (*origin, *head)).collect()
     }
 
     /// This run's origin, once it has appended something.
     pub fn own_origin(&self) -> Option<OriginId> {
-        None
+        self.shared.table.read().own
     }
 
     /// Follows the head: every record before the position seen here is durable and applied.
     pub fn watch(&self) -> watch::Receiver<Position> {
-        self.head.subscribe()
+        self.exchange.head.subscribe()
     }
 
     /// How the ledger is, now.
     pub fn health(&self) -> Health {
+        let (state, queue_len) = self.exchange.state();
+        let reserve_ready = self.exchange.reserve_ready.load(Ordering::Relaxed);
         Health {
-            state: State::Closed,
-            free_bytes: None,
-            space_low: false,
-            reserve_ready: false,
-            queue_len: 0,
+            state,
+            free_bytes: self.shared.disk.free_bytes().ok(),
+            space_low: space_low(&*self.shared.disk, &self.sizes, reserve_ready),
+            reserve_ready,
+            queue_len,
         }
     }
 
-    /// Writes what waits, marks the end as clean and lets go of the files. Later appends get [`AppendError::Closed`].
+    /// Writes what waits, marks the end as clean and lets go of the files; blocks meanwhile. Later appends get [`AppendError::Closed`]; reading goes on.
     ///
     /// # Errors
-    /// [`AppendError::Failed`] when the end could not be marked; the next start then takes the crash path.
+    /// [`AppendError::Failed`] when the ledger had failed or the end could not be marked; the next start then takes the crash path.
     pub fn close(&self) -> Result<(), AppendError> {
-        Ok(())
+        let Some(running) = self.running.lock().take() else { return Ok(()) };
+        self.exchange.finish();
+        if running.writer.join().is_err() {
+            return Err(writer_gone());
+        }
+        match self.exchange.state().0 {
+            State::Failed(why) => Err(AppendError::Failed(why)),
+            State::Running | State::Closed => Ok(()),
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // Whoever wants to know how it ended calls `close`.
+        let _ = self.close();
     }
 }
 
@@ -138,35 +202,8 @@ fn writer_gone() -> AppendError {
     AppendError::Failed("its writer is gone".to_owned())
 }
 
-/// Reads durable records, beside the writer.
-#[derive(Clone)]
-pub struct Reader {}
-
-impl Reader {
-    /// As [`Ledger::iter_from`].
-    pub fn iter_from(&self, _position: Position) -> Records {
-        Records {}
-    }
-
-    /// As [`Ledger::read_at`].
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn read_at(&self, position: Position) -> Result<Record, ReadError> {
-        Err(ReadError::NotFound(position))
-    }
-}
-
-/// Records in log order. `None` means the head was reached; after the head has moved, `next` goes on. After
-/// [`ReadError::Damaged`] it goes on behind the damage.
-pub struct Records {}
-
-impl Iterator for Records {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        None
-    }
+fn check_len(part: &'static str, len: usize, max: usize) -> Result<(), AppendError> {
+    if len > max { Err(AppendError::TooLong { part, len, max }) } else { Ok(()) }
 }
 
 /// Whether a ledger was ever created on `disk`: if so, it must be opened with the key it was made with.
@@ -174,5 +211,5 @@ impl Iterator for Records {
 /// # Errors
 /// What the system says when the directory cannot be listed.
 pub fn exists(disk: &dyn Disk) -> std::io::Result<bool> {
-    Ok(!disk.list()?.is_empty())
+    Ok(disk.list()?.iter().any(|name| segment_number(name).is_some()))
 }
