@@ -110,7 +110,13 @@ fn recover(
         } else {
             let known_end = catalog.known_end(index);
             match settled_by_footer(segment, &identity, known_end)? {
-                Some(footer) => (footer.end, footer.contents),
+                Some(footer) => {
+                    // If the last start failed right after cutting off what it had moved, the cut may not be on disk yet.
+                    if index + 2 == catalog.segments.len() {
+                        segment.file.fdatasync().map_err(io_error("sync", &segment.name))?;
+                    }
+                    (footer.end, footer.contents)
+                }
                 None => {
                     let scan = scan_closed(segment, &identity, known_end)?;
                     opened.damages.extend_from_slice(&scan.damages);
