@@ -60,27 +60,48 @@ impl FromIterator<EventId> for Covers {
     }
 }
 
-/// The opt-outs of one origin, as one: its highest sequence and its latest time.
+/// The opt-outs of one origin that came the same way, as one: their highest sequence and their latest
+/// times.
+///
+/// The person's own messages are kept apart from all else: a later message on the same channel is shown to
+/// come after them by the provider's own order, and that must not rub off on an opt-out made elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The highest event.
     pub id: EventId,
     /// The latest time.
     pub time: Timestamp,
+    /// Where they are the person's own messages: the channel, and the latest of the provider's times.
+    pub message: Option<(Channel, Timestamp)>,
 }
 
-/// Opt-outs by origin. Judging an origin's opt-outs as one may deny more, never less.
+impl Mark {
+    fn key(&self) -> (OriginId, Option<Channel>) {
+        (self.id.origin, self.message.map(|(channel, _)| channel))
+    }
+
+    /// Whether a message of the person on `channel`, timed `at` by the provider, came after all of
+    /// them, by that provider's order.
+    #[must_use]
+    pub fn precedes_message(&self, channel: Channel, at: Timestamp) -> bool {
+        self.message.is_some_and(|(by, last)| by == channel && last < at)
+    }
+}
+
+/// Opt-outs by origin and way. Judging those as one may deny more, never less.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks(Vec<Mark>);
 
 impl Marks {
     /// Adds one.
     pub fn add(&mut self, mark: Mark) {
-        match self.0.binary_search_by_key(&mark.id.origin, |at| at.id.origin) {
+        match self.0.binary_search_by_key(&mark.key(), Mark::key) {
             Ok(at) => {
                 let known = &mut self.0[at];
                 known.id.sequence = known.id.sequence.max(mark.id.sequence);
                 known.time = known.time.max(mark.time);
+                // The channels are equal, since the keys are.
+                known.message = known.message.max(mark.message);
             }
             Err(at) => self.0.insert(at, mark),
         }
@@ -91,7 +112,7 @@ impl Marks {
         other.0.iter().for_each(|mark| self.add(*mark));
     }
 
-    /// One mark per origin.
+    /// One mark per origin and way.
     pub fn iter(&self) -> impl Iterator<Item = &Mark> {
         self.0.iter()
     }

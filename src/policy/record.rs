@@ -4,7 +4,7 @@
 
 use super::consent::{Cell, Mark, OptIn, Register, Request};
 use super::event::{Change, ConsentEvent, RequestMark};
-use super::ids::{EventId, Identifier, OriginId, SenderId};
+use super::ids::{EventId, Identifier, SenderId};
 use super::time::Timestamp;
 use super::types::{Channel, Scope};
 
@@ -39,19 +39,6 @@ pub struct Allowance {
     pub until: Timestamp,
 }
 
-/// A person's own messages that opted out, per channel and origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StopMark {
-    /// The channel they came by.
-    pub channel: Channel,
-    /// Who numbered them.
-    pub origin: OriginId,
-    /// The highest sequence.
-    pub sequence: u64,
-    /// The latest provider's time.
-    pub provider_time: Timestamp,
-}
-
 /// A request already taken, and the event it became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -66,8 +53,6 @@ pub struct Taken {
 pub struct Record {
     /// Consent by scope as written, in the scopes' order.
     pub cells: Vec<(Scope, Cell)>,
-    /// The person's own STOPs.
-    pub stops: Vec<StopMark>,
     /// The platform's marketing switch per sender.
     pub preferences: Vec<(SenderId, Register)>,
     /// Holds per channel.
@@ -108,13 +93,10 @@ impl Record {
         let allow = |kind, channel, until| Allowance { recorded, event: id, kind, channel, until };
         match change {
             Change::OptOut(out) => {
-                let mark = Mark { id, time: out.time };
+                let mark = Mark { id, time: out.time, message: out.inbound };
                 for scope in &out.scopes {
                     let cell = self.cell_mut(scope);
                     if out.imported { cell.imported_outs.add(mark) } else { cell.outs.add(mark) }
-                }
-                if let Some((channel, provider_time)) = out.inbound {
-                    self.stop(StopMark { channel, origin: id.origin, sequence: id.sequence, provider_time });
                 }
                 if let Some(until) = out.confirm_until {
                     let channel = out.inbound.map(|(channel, _)| channel);
@@ -160,7 +142,7 @@ impl Record {
                 self.allow(allow(AboutKind::Question, Some(request.via), request.expire));
             }
             Change::Invalidate(invalidate) => {
-                let mark = Mark { id, time: invalidate.time };
+                let mark = Mark { id, time: invalidate.time, message: None };
                 for scope in &invalidate.scopes {
                     self.cell_mut(scope).voids.add(mark);
                 }
@@ -185,7 +167,6 @@ impl Record {
         for (scope, cell) in &other.cells {
             self.cell_mut(scope).join(cell);
         }
-        other.stops.iter().for_each(|stop| self.stop(*stop));
         for (sender, register) in &other.preferences {
             join_register(&mut self.preferences, sender.clone(), *register);
         }
@@ -233,18 +214,6 @@ impl Record {
             }
         };
         &mut self.cells[at].1
-    }
-
-    fn stop(&mut self, stop: StopMark) {
-        let key = |mark: &StopMark| (mark.channel, mark.origin);
-        match self.stops.binary_search_by_key(&key(&stop), key) {
-            Ok(at) => {
-                let known = &mut self.stops[at];
-                known.sequence = known.sequence.max(stop.sequence);
-                known.provider_time = known.provider_time.max(stop.provider_time);
-            }
-            Err(at) => self.stops.insert(at, stop),
-        }
     }
 
     fn allow(&mut self, allowance: Allowance) {

@@ -7,7 +7,7 @@ use super::report::{
     self, FieldViolation, InvalidateReport, OptInReport, OptOutReport, ReleaseReport, Report, RequestReport,
 };
 use super::rules::Rules;
-use super::standing::{self, Known, Relation, Standing, Subject};
+use super::standing::{self, Against, Known, Relation, Standing, Subject};
 use super::time::{DAY_MS, Timestamp};
 use super::types::{
     Category, Channel, ConsentType, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope,
@@ -168,7 +168,8 @@ fn validate_request(
     }
 }
 
-/// The time by which the merge judges an opt-out (design §5).
+/// The time by which the merge judges an opt-out (design §5): never later than now, unless an opt-in known here
+/// is. A clock that lags must not make an opt-out look older than an opt-in that it was recorded after.
 #[must_use]
 pub fn opt_out_time(
     stated: Option<Timestamp>,
@@ -177,20 +178,22 @@ pub fn opt_out_time(
     rules: &Rules,
     now: Timestamp,
 ) -> Timestamp {
-    if source == Source::Caller {
-        return now;
+    let time = match source {
+        Source::Caller => now,
+        Source::Signed | Source::Import => stated.unwrap_or(now).min(now),
+    };
+    if now.since_ms(time) > rules.clock_margin_ms {
+        return time;
     }
-    let stated = stated.unwrap_or(now).min(now);
-    if now.since_ms(stated) > rules.clock_margin_ms {
-        return stated;
-    }
-    let opt_ins = known
+    // Opt-ins of an import do not count for its opt-outs, so that the order of its rows is indifferent.
+    known
         .iter()
         .filter(|known| known.relation != Relation::Alias)
         .flat_map(|known| &known.record.cells)
         .flat_map(|(_, cell)| &cell.opt_ins)
-        .map(|opt_in| opt_in.occurred);
-    opt_ins.fold(stated, Timestamp::max).min(now)
+        .filter(|opt_in| !(opt_in.imported && source == Source::Import))
+        .map(|opt_in| opt_in.before.map_or(opt_in.occurred, |before| before.max(opt_in.occurred)))
+        .fold(time, Timestamp::max)
 }
 
 fn record_opt_out(
@@ -486,26 +489,26 @@ pub fn confirm(
     confirmed
 }
 
-/// The opt-outs that a person's own message at `at` on `channel` came after, by the same provider's time.
+/// What of `against` a person's own message, timed `at` by the provider of `channel`, is shown to come after by
+/// that provider's order.
 ///
-/// An origin's opt-outs count as earlier only where its latest one is the person's own message and
-/// none can have been made elsewhere in between.
-#[must_use]
-pub fn covers_by_provider(known: &[Known<'_>], channel: Channel, at: Timestamp, rules: &Rules) -> Covers {
-    let mut covers = Covers::default();
-    for stop in known.iter().flat_map(|known| &known.record.stops) {
-        let latest = marks(known).filter(|mark| mark.id.origin == stop.origin);
-        let provable = latest
-            .into_iter()
-            .all(|mark| mark.id.sequence <= stop.sequence && mark.time <= at.plus_ms(rules.clock_margin_ms));
-        if stop.channel == channel && stop.provider_time < at && provable {
-            covers.raise(EventId { origin: stop.origin, sequence: stop.sequence });
-        }
-    }
-    covers
+/// Covering an event covers what its origin numbered before it; so an origin counts only where everything else
+/// that it numbered is older by more than the margin.
+fn covers_by_provider(against: &Against, channel: Channel, at: Timestamp, rules: &Rules) -> Covers {
+    let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
+    let precedes =
+        |mark: &Mark| mark.precedes_message(channel, at) || mark.time < at.minus_ms(rules.clock_margin_ms);
+    marks()
+        .filter(|mark| mark.precedes_message(channel, at))
+        .filter(|mark| marks().filter(|other| other.id.origin == mark.id.origin).all(precedes))
+        .map(|mark| mark.id)
+        .collect()
 }
 
-/// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else.
+/// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else did.
+///
+/// The renewed opt-in comes after what the ended one came after, and after the STOPs that the same provider timed
+/// earlier. What else the STOPs' origins numbered is beaten by the ended one, so that covering it is right.
 #[must_use]
 pub fn renew(
     channel: Channel,
@@ -514,32 +517,36 @@ pub fn renew(
     rules: &Rules,
     now: Timestamp,
 ) -> Vec<OptIn> {
-    let by_provider = covers_by_provider(known, channel, occurred, rules);
     let Some(own) = known.iter().find(|known| known.relation == Relation::Own) else { return Vec::new() };
     let mut renewed: Vec<OptIn> = Vec::new();
     for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
         let subject = subject_of(&scope.purpose, channel, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
         for ended in cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)) {
-            let beaten = |mark: &Mark, imported| {
-                ended.beats(mark, imported) || by_provider.of(mark.id.origin) >= mark.id.sequence
-            };
-            let stopped = against.all_outs().any(|(mark, imported)| !ended.beats(mark, imported));
-            let by_stops_only = against.all_outs().all(|(mark, imported)| beaten(mark, imported));
+            let by: Vec<&Mark> = against
+                .all_outs()
+                .filter(|(mark, imported)| !ended.beats(mark, *imported))
+                .map(|(mark, _)| mark)
+                .collect();
+            let stopped = !by.is_empty();
+            let by_stops_only = by.iter().all(|mark| mark.precedes_message(channel, occurred));
             let valid = against.voids.iter().all(|mark| ended.beats(mark, ended.imported));
             if !(stopped && by_stops_only && valid) {
                 continue;
             }
             let mut covers = ended.covers.clone();
-            covers.join(&by_provider);
+            by.iter().for_each(|mark| covers.raise(mark.id));
             // A START repeats what was agreed to; it does not lengthen it.
             match renewed.iter_mut().find(|opt_in| opt_in.renews == Some(ended.id)) {
-                Some(opt_in) => opt_in.scopes.push((scope.clone(), ended.within)),
+                Some(opt_in) => {
+                    opt_in.scopes.push((scope.clone(), ended.within));
+                    opt_in.covers.join(&covers);
+                }
                 None => renewed.push(OptIn {
                     scopes: vec![(scope.clone(), ended.within)],
                     occurred,
                     covers,
-                    before: Some(occurred.minus_ms(rules.clock_margin_ms)),
+                    before: ended.before.max(Some(occurred.minus_ms(rules.clock_margin_ms))),
                     imported: false,
                     expire: ended.expire,
                     consent_type: ended.consent_type,
@@ -568,10 +575,17 @@ pub fn join_program(
         let request = RequestReport { via: Some(channel), opt_in: report.clone(), expire: None };
         return request_changes(&request, known, rules, now);
     }
+    let scopes = report::in_scopes(report, rules);
+    let mut against = Against::default();
+    for (scope, within) in &scopes {
+        let mut subject = subject_of(&scope.purpose, channel, rules);
+        subject.category = within.unwrap_or(subject.category);
+        against.join(&standing::against(known.iter().copied(), &subject, rules));
+    }
     vec![Change::OptIn(event::OptIn {
-        scopes: report::in_scopes(report, rules),
+        scopes,
         occurred,
-        covers: covers_by_provider(known, channel, occurred, rules),
+        covers: covers_by_provider(&against, channel, occurred, rules),
         before: Some(occurred.minus_ms(rules.clock_margin_ms)),
         imported: false,
         expire: expiry(None, occurred, rules),

@@ -90,7 +90,14 @@ pub struct Against {
 }
 
 impl Against {
-    fn join(&mut self, cell: &Cell) {
+    /// Adds what `other` holds.
+    pub fn join(&mut self, other: &Self) {
+        self.outs.join(&other.outs);
+        self.imported_outs.join(&other.imported_outs);
+        self.voids.join(&other.voids);
+    }
+
+    fn add(&mut self, cell: &Cell) {
         self.outs.join(&cell.outs);
         self.imported_outs.join(&cell.imported_outs);
         self.voids.join(&cell.voids);
@@ -102,7 +109,7 @@ impl Against {
         self.outs.is_empty() && self.imported_outs.is_empty()
     }
 
-    /// Every opt-out, one per origin, each with whether it was imported.
+    /// Every opt-out, one per origin and way, each with whether it was imported.
     pub fn all_outs(&self) -> impl Iterator<Item = (&Mark, bool)> {
         self.outs.iter().map(|mark| (mark, false)).chain(self.imported_outs.iter().map(|mark| (mark, true)))
     }
@@ -144,7 +151,7 @@ pub fn against<'a>(known: impl Iterator<Item = Known<'a>>, subject: &Subject<'_>
     let mut against = Against::default();
     for Known { record, .. } in known {
         for (_, cell) in record.cells.iter().filter(|(scope, _)| touches(scope, subject, rules)) {
-            against.join(cell);
+            against.add(cell);
         }
     }
     against
@@ -273,11 +280,11 @@ pub fn window_state(
     let whole = |scope: &Scope| scope.purpose == Purpose::All && scope.channel.is_none_or(|at| at == channel);
     let mut outs = Against::default();
     for Known { record, .. } in known {
-        record.cells.iter().filter(|(scope, _)| whole(scope)).for_each(|(_, cell)| outs.join(cell));
+        record.cells.iter().filter(|(scope, _)| whole(scope)).for_each(|(_, cell)| outs.add(cell));
     }
     let ended = outs.all_outs().any(|(mark, _)| {
         let reopened = window.and_then(|window| window.reopened);
-        !reopened.is_some_and(|reopened| comes_after(reopened, mark, known, channel, rules.clock_margin_ms))
+        !reopened.is_some_and(|reopened| comes_after(reopened, mark, channel, rules.clock_margin_ms))
     });
     if ended {
         return WindowState::EndedByOptOut;
@@ -288,22 +295,10 @@ pub fn window_state(
     }
 }
 
-/// Whether a message the provider timed `at` came after the opt-outs of `mark`.
-///
-/// The provider's own order decides only where the origin's latest opt-out is the person's message
-/// and `at` is not earlier than it by the recorder's clock: another opt-out of that origin, made
-/// on the web between a delayed STOP and its report, must not be taken for earlier.
-fn comes_after(at: Timestamp, mark: &Mark, known: &[Known<'_>], channel: Channel, margin_ms: SpanMs) -> bool {
-    if at.minus_ms(margin_ms) > mark.time {
-        return true;
-    }
-    known.iter().flat_map(|known| &known.record.stops).any(|stop| {
-        stop.channel == channel
-            && stop.origin == mark.id.origin
-            && stop.sequence >= mark.id.sequence
-            && at > stop.provider_time
-            && at.plus_ms(margin_ms) >= mark.time
-    })
+/// Whether a message the provider timed `at` came after the opt-outs of `mark`: by the provider's own order
+/// where those are messages too, else by more than the margin.
+fn comes_after(at: Timestamp, mark: &Mark, channel: Channel, margin_ms: SpanMs) -> bool {
+    mark.precedes_message(channel, at) || mark.time < at.minus_ms(margin_ms)
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The laws of the merge: a record depends on which events were applied, and on nothing else.
 
+mod oracle;
+mod world;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -143,7 +146,7 @@ proptest! {
             .collect();
         all.iter().for_each(|opt_in| cell.add_opt_in(opt_in.clone()));
         let marks: Vec<(Mark, bool)> =
-            outs.into_iter().map(|(id, time, imported)| (Mark { id, time }, imported)).collect();
+            outs.into_iter().map(|(id, time, imported)| (Mark { id, time, message: None }, imported)).collect();
         let permits = |opt_in: &OptIn| {
             opt_in.lasts_at(now) && marks.iter().all(|(mark, imported)| opt_in.beats(mark, *imported))
         };
