@@ -1,5 +1,6 @@
 //! optgate decides, before every message a business sends, whether it may be sent.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod grpc;

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod consent;
+pub mod describe;
 pub mod event;
 pub mod evidence;
 pub mod ids;

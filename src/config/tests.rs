@@ -1,6 +1,7 @@
 //! Whole configurations in, settings or faults out.
 
 mod faults;
+mod sentences;
 mod sources;
 
 use std::path::PathBuf;
