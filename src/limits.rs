@@ -26,6 +26,7 @@ mod distinct;
 mod frequency;
 mod gcra;
 mod hash;
+mod keys;
 mod limiter;
 mod persist;
 mod recent;

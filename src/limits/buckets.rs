@@ -279,6 +279,8 @@ mod tests {
         }
         assert_eq!(buckets.ask(9, &quota, NOW, &capacity, true), Answer::Full);
         assert_eq!(buckets.ask(9, &quota, NOW, &capacity, false), Answer::Full, "a peek says the same");
+        let just_before = NOW + 6 * SECOND - 1;
+        assert_eq!(buckets.ask(9, &quota, just_before, &capacity, true), Answer::Full);
         let _ = pass(buckets.ask(2, &quota, NOW, &capacity, true));
         let claim = pass(buckets.ask(9, &quota, NOW + 6 * SECOND, &capacity, true));
         buckets.take(claim, &quota, NOW + 6 * SECOND, &capacity);

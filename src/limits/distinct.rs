@@ -350,26 +350,24 @@ impl Distinct {
 
     /// Brings restored entries in order, and dates back to `now` what a wrong clock dated more than a window
     /// ahead, so that it counts for one window and not until that day.
-    fn settle(&mut self, now: Timestamp) {
+    pub(super) fn settle(&mut self, now: Timestamp) {
         let last_late = self.late.last().map_or(Timestamp::MIN, |(time, _)| Timestamp(*time));
         let last = if self.newest == NIL { last_late } else { self.time(self.newest).max(last_late) };
         let horizon = now.plus_ms(WINDOW_MS);
         if !self.loose && last <= horizon {
             return;
         }
-        let mut order: Vec<u32> =
-            (0..self.entries.slots()).filter(|slot| self.entries.occupied(*slot).is_some()).collect();
-        for slot in &order {
-            let entry = self.entries.get_mut(*slot);
-            if entry.time() > horizon {
-                entry.time_ms = Word::signed(now.0);
+        let mut order = Vec::with_capacity(self.entries.len());
+        for slot in 0..self.entries.slots() {
+            if let Some(entry) = self.entries.occupied(slot) {
+                let time = entry.time();
+                order.push((if time > horizon { now } else { time }, slot));
             }
         }
-        order.sort_unstable_by_key(|slot| self.time(*slot));
+        order.sort_unstable();
         self.late.clear();
         (self.oldest, self.newest, self.loose) = (NIL, NIL, false);
-        for slot in order {
-            let time = self.time(slot);
+        for (time, slot) in order {
             self.link(slot, time);
         }
     }

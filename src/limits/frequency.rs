@@ -116,12 +116,11 @@ impl FrequencyLog {
     pub fn push(&mut self, mark: SendMark, caps: &[FrequencyCap], now: Timestamp) {
         self.prune(now, longest_per_ms(caps));
         self.place(mark);
-        for class in [MarkClass::Marketing, MarkClass::Utility] {
-            let keep = largest_max(caps, class);
-            let have = self.marks.iter().filter(|mark| mark.class == class).count();
-            let mut excess = have.saturating_sub(keep);
-            self.marks.retain(|mark| {
-                let drop = excess > 0 && mark.class == class;
+        let keep = largest_max(caps, mark.class);
+        let mut excess = self.marks.iter().filter(|own| own.class == mark.class).count().saturating_sub(keep);
+        if excess > 0 {
+            self.marks.retain(|own| {
+                let drop = excess > 0 && own.class == mark.class;
                 excess -= usize::from(drop);
                 !drop
             });

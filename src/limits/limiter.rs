@@ -13,36 +13,17 @@ use super::cooldowns::Cooldowns;
 use super::distinct::{Distinct, Place, PortfolioRecipient, Refused};
 use super::frequency::{self, FrequencyLog, MarkClass, SendMark};
 use super::gcra::{self, Quota};
-use super::hash::{Hash, Seed};
+use super::hash::Seed;
+use super::keys::{Keys, SHARDS, shard_of};
 use super::persist::{Changes, Table};
 use super::recent::{OtherContent, RecentRequests, RequestKey};
 use super::{OUT_OF_ROOM_RETRY_MS, Settings};
-use crate::policy::ids::Identifier;
 use crate::policy::time::{MINUTE_MS, Timestamp};
 use crate::policy::types::{Category, Channel, Reason};
-
-/// Locks over businesses, and over portfolios. The top bits of a key choose its shard.
-pub(super) const SHARDS: usize = 16;
-const SHARD_BITS: u32 = 4;
 
 /// A recipient counted again within the same minute is not stored again: after a crash it may count up to a
 /// minute less, which saves most of the writing.
 const STORE_EVERY_MS: i64 = MINUTE_MS;
-
-/// What one hash stands for.
-#[derive(Clone, Copy)]
-enum Domain {
-    Business = 1,
-    Sender,
-    Recipient,
-    Pair,
-    OwnPortfolio,
-    Portfolio,
-    Request,
-    RequestAgain,
-    Content,
-    BusinessRate,
-}
 
 /// One shard of what belongs to businesses. All of a business is in one shard, so its lock makes asking and
 /// consuming one step.
@@ -84,7 +65,7 @@ pub struct GivenBack {
 
 /// Every limit of one node. Locks are taken in the order business, portfolio, requests.
 pub struct Limiter {
-    pub(super) seed: Seed,
+    pub(super) keys: Keys,
     pub(super) shards: Vec<Mutex<Shard>>,
     pub(super) portfolios: Vec<Mutex<Portfolios>>,
     pub(super) recent: Mutex<RecentRequests>,
@@ -99,13 +80,6 @@ pub struct Limiter {
 
 /// A bucket's answer on the way to a common decision.
 type Asked = Option<(Claim, Quota)>;
-
-/// The hashes an admission needs.
-struct Names {
-    business: u64,
-    sender: u64,
-    pair: u64,
-}
 
 impl Limiter {
     /// An empty limiter. `key` seeds its hashes: secret, and the same for the same data directory, or stored usage
@@ -123,7 +97,7 @@ impl Limiter {
             })
         };
         Self {
-            seed: Seed::new(key),
+            keys: Keys { seed: Seed::new(key) },
             shards: (0..SHARDS).map(|_| shard()).collect(),
             portfolios: (0..SHARDS).map(|_| Mutex::default()).collect(),
             recent: Mutex::new(RecentRequests::new(settings.requests_max, settings.request_memory_ms)),
@@ -140,12 +114,7 @@ impl Limiter {
     /// The key of a request id, which its caller chose.
     #[must_use]
     pub fn request_key(&self, business: &str, request_id: &str) -> RequestKey {
-        let half =
-            |domain| self.start(domain).bytes(business.as_bytes()).bytes(request_id.as_bytes()).finish();
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&half(Domain::Request).to_le_bytes());
-        key[8..].copy_from_slice(&half(Domain::RequestAgain).to_le_bytes());
-        RequestKey(key)
+        self.keys.request(business, request_id)
     }
 
     /// Binds a request id to its content, given in parts, for some minutes. To be called before anything else is
@@ -159,8 +128,7 @@ impl Limiter {
         content: &[&[u8]],
         now: Timestamp,
     ) -> Result<(), OtherContent> {
-        let hash = content.iter().fold(self.start(Domain::Content), |hash, part| hash.bytes(part));
-        self.recent.lock().bind(key, hash.finish(), now)
+        self.recent.lock().bind(key, self.keys.content(content), now)
     }
 
     /// Admits a message or says which rules refuse it. All rules are asked; only if none refuses, but for those
@@ -183,8 +151,10 @@ impl Limiter {
         }
         let now_ns = gcra::nanos(now);
         let enforce = admission.mode == Mode::Enforce;
-        let names = self.names(admission.business, admission.channel, admission.sender, admission.recipient);
-        let mut guard = self.shard(names.business);
+        let business_key = self.keys.business(admission.business);
+        let sender_key = self.keys.sender(business_key, admission.channel, admission.sender);
+        let pair_key = self.keys.pair(sender_key, admission.recipient);
+        let mut guard = self.shard(business_key);
         let shard = &mut *guard;
         if let Some(request) = admission.request
             && let Some((decision, receipt)) = self.recent.lock().consumed(request, now)
@@ -193,7 +163,7 @@ impl Limiter {
         }
 
         let mut refusals = Vec::new();
-        self.ask_cooldowns(shard, admission, &names, now, &mut refusals);
+        self.ask_cooldowns(shard, admission, business_key, now, &mut refusals);
         let class = MarkClass::of(admission.category);
         if let Some(class) = class {
             log.settle(now);
@@ -207,21 +177,20 @@ impl Limiter {
         let limits = admission.limits;
         let pair = limits.pair.and_then(|every| {
             let quota = Quota::pair(every);
-            let key = names.pair;
-            ask(&mut shard.pairs, key, quota, now_ns, &self.pairs_room, enforce)
+            ask(&mut shard.pairs, pair_key, quota, now_ns, &self.pairs_room, enforce)
                 .map_err(|refusal| refusals.push(refusal.of(Rule::PairRate(every))))
                 .ok()
         });
         let sender = limits.sender.and_then(|rate| {
             let quota = Quota::sender(rate, admission.members);
-            ask(&mut shard.senders, names.sender, quota, now_ns, &self.senders_room, enforce)
+            ask(&mut shard.senders, sender_key, quota, now_ns, &self.senders_room, enforce)
                 .map_err(|refusal| refusals.push(refusal.of(Rule::SenderRate(rate))))
                 .ok()
         });
         let business = limits.business_per_hour.and_then(|rate| {
             let (per_hour, burst) = (rate.of(admission.quality), rate.burst);
             let quota = Quota::business(per_hour, burst, admission.members);
-            let key = self.rate_key(names.business, admission.channel);
+            let key = self.keys.rate(business_key, admission.channel);
             ask(&mut shard.rates, key, quota, now_ns, &self.rates_room, enforce)
                 .map_err(|refusal| refusals.push(refusal.of(Rule::BusinessRate { per_hour, burst })))
                 .ok()
@@ -246,7 +215,7 @@ impl Limiter {
 
         if let Some((claim, quota)) = pair {
             shard.pairs.take(claim, &quota, now_ns, &self.pairs_room);
-            shard.changes.push(Table::Pairs, names.pair);
+            shard.changes.push(Table::Pairs, pair_key);
         }
         if let Some((claim, quota)) = sender {
             let slot = shard.senders.take(claim, &quota, now_ns, &self.senders_room);
@@ -286,7 +255,7 @@ impl Limiter {
     ) -> GivenBack {
         let mut given = GivenBack { mark: receipt.marked && log.remove(receipt.nonce), distinct: false };
         if let Some(distinct) = &receipt.distinct {
-            let key = self.portfolio_key(business, portfolio);
+            let key = self.keys.portfolio(business, portfolio);
             let mut portfolios = self.portfolio_shard(key);
             let counted = portfolios.distinct.get_mut(&key);
             if let Some(time) =
@@ -310,7 +279,9 @@ impl Limiter {
         span_ms: i64,
         now: Timestamp,
     ) -> Timestamp {
-        let (key, mut shard) = self.hold_key(business, channel, hold);
+        let business = self.keys.business(business);
+        let key = self.keys.hold(business, channel, hold);
+        let mut shard = self.shard(business);
         shard.changes.push(Table::Cooldowns, key);
         shard.cooldowns.hold(key, span_ms, now, &self.cooldowns_room)
     }
@@ -318,7 +289,9 @@ impl Limiter {
     /// Holds up what a provider refused for 1 s, then 4 s, 16 s and so on as long as refusals follow each other
     /// within an hour. Says until when.
     pub fn back_off(&self, business: &str, channel: Channel, hold: Hold<'_>, now: Timestamp) -> Timestamp {
-        let (key, mut shard) = self.hold_key(business, channel, hold);
+        let business = self.keys.business(business);
+        let key = self.keys.hold(business, channel, hold);
+        let mut shard = self.shard(business);
         shard.changes.push(Table::Cooldowns, key);
         shard.cooldowns.back_off(key, now, &self.cooldowns_room)
     }
@@ -326,7 +299,7 @@ impl Limiter {
     /// How many distinct recipients a portfolio has in the 24 hours up to `now`.
     #[must_use]
     pub fn distinct_recipients(&self, business: &str, portfolio: Option<&str>, now: Timestamp) -> usize {
-        let key = self.portfolio_key(business, portfolio);
+        let key = self.keys.portfolio(business, portfolio);
         let mut portfolios = self.portfolio_shard(key);
         let counted = portfolios.distinct.get_mut(&key);
         counted.map_or(0, |counted| counted.count(now, &self.recipients_room))
@@ -351,7 +324,7 @@ impl Limiter {
         &self,
         shard: &mut Shard,
         admission: &Admission<'_>,
-        names: &Names,
+        business_key: u64,
         now: Timestamp,
         refusals: &mut Vec<Refusal>,
     ) {
@@ -370,7 +343,7 @@ impl Limiter {
             Some((CooldownScope::Pair, Hold::Pair(admission.sender, admission.recipient))),
         ];
         for (scope, hold) in scopes.into_iter().flatten() {
-            let key = self.key_of(names.business, admission.channel, hold);
+            let key = self.keys.hold(business_key, admission.channel, hold);
             if let Some(wait_ms) = shard.cooldowns.remaining(key, now) {
                 refusals.push(refused(Rule::Cooldown(scope), Some(wait_ms)));
             }
@@ -386,7 +359,7 @@ impl Limiter {
     ) -> Option<Counting<'_>> {
         let limit = admission.limits.messaging_limit.filter(|_| admission.counts_distinct)?;
         let enforce = admission.mode == Mode::Enforce;
-        let key = self.portfolio_key(admission.business, admission.portfolio);
+        let key = self.keys.portfolio(admission.business, admission.portfolio);
         let mut portfolios = self.portfolio_shard(key);
         let recipient = admission.portfolio_recipient;
         let room = &self.recipients_room;
@@ -429,60 +402,6 @@ impl Limiter {
             counting.portfolios.push_change(counting.key, recipient, Some(receipt.time));
         }
         Some(receipt)
-    }
-
-    fn start(&self, domain: Domain) -> Hash {
-        self.seed.start(domain as u64)
-    }
-
-    fn names(&self, business: &str, channel: Channel, sender: &str, recipient: &Identifier) -> Names {
-        let business = self.business_key(business);
-        let sender = self.sender_key(business, channel, sender);
-        Names { business, sender, pair: self.pair_key(sender, recipient) }
-    }
-
-    fn business_key(&self, business: &str) -> u64 {
-        self.start(Domain::Business).bytes(business.as_bytes()).finish()
-    }
-
-    fn sender_key(&self, business: u64, channel: Channel, sender: &str) -> u64 {
-        let hash = self.start(Domain::Sender).word(business).word(channel_word(channel));
-        in_shard_of(business, hash.bytes(sender.as_bytes()).finish())
-    }
-
-    fn pair_key(&self, sender: u64, recipient: &Identifier) -> u64 {
-        in_shard_of(sender, identifier(self.start(Domain::Pair).word(sender), recipient))
-    }
-
-    fn rate_key(&self, business: u64, channel: Channel) -> u64 {
-        let hash = self.start(Domain::BusinessRate).word(business).word(channel_word(channel));
-        in_shard_of(business, hash.finish())
-    }
-
-    fn key_of(&self, business: u64, channel: Channel, hold: Hold<'_>) -> u64 {
-        match hold {
-            Hold::Business => self.rate_key(business, channel),
-            Hold::Sender(sender) => self.sender_key(business, channel, sender),
-            Hold::RecipientMarketing(recipient) => {
-                let hash = self.start(Domain::Recipient).word(business).word(channel_word(channel));
-                in_shard_of(business, identifier(hash, recipient))
-            }
-            Hold::Pair(sender, recipient) => {
-                self.pair_key(self.sender_key(business, channel, sender), recipient)
-            }
-        }
-    }
-
-    fn hold_key(&self, business: &str, channel: Channel, hold: Hold<'_>) -> (u64, MutexGuard<'_, Shard>) {
-        let business = self.business_key(business);
-        (self.key_of(business, channel, hold), self.shard(business))
-    }
-
-    fn portfolio_key(&self, business: &str, portfolio: Option<&str>) -> u64 {
-        match portfolio {
-            Some(portfolio) => self.start(Domain::Portfolio).bytes(portfolio.as_bytes()).finish(),
-            None => self.start(Domain::OwnPortfolio).bytes(business.as_bytes()).finish(),
-        }
     }
 
     /// The shard of any key of a business.
@@ -589,30 +508,6 @@ fn split(refusals: Vec<Refusal>, shadow: &dyn Fn(Reason) -> bool) -> (Vec<Refusa
         return (refusals, Vec::new());
     }
     refusals.into_iter().partition(|refusal| shadow(refusal.rule.reason()))
-}
-
-/// A channel as stored keys know it, whatever order its type has.
-const fn channel_word(channel: Channel) -> u64 {
-    match channel {
-        Channel::Whatsapp => 1,
-        Channel::Sms => 2,
-        Channel::Email => 3,
-        Channel::Voice => 4,
-    }
-}
-
-fn identifier(hash: Hash, identifier: &Identifier) -> u64 {
-    hash.bytes(&identifier.0).finish()
-}
-
-/// A key with the shard of `owner`, so that stored keys find their shard by themselves.
-const fn in_shard_of(owner: u64, key: u64) -> u64 {
-    let rest = u64::MAX >> SHARD_BITS;
-    owner & !rest | key & rest
-}
-
-const fn shard_of(key: u64) -> usize {
-    (key >> (u64::BITS - SHARD_BITS)) as usize
 }
 
 #[cfg(test)]

@@ -255,7 +255,7 @@ impl Limiter {
         if found != VERSION {
             return Err(UsageFault::Version { found });
         }
-        if reader.word()? != self.seed.check_value() {
+        if reader.word()? != self.keys.seed.check_value() {
             return Err(UsageFault::OtherKey);
         }
         let now_ns = gcra::nanos(now);
@@ -304,6 +304,16 @@ impl Limiter {
         Ok(applied)
     }
 
+    /// Brings applied recipients in order. To be called after the last chunk; else the first check of each
+    /// portfolio does it, which takes 0.1 s at a million.
+    pub fn finish_apply(&self, now: Timestamp) {
+        for portfolios in &self.portfolios {
+            for distinct in portfolios.lock().distinct.values_mut() {
+                distinct.settle(now);
+            }
+        }
+    }
+
     fn restore_recipient(
         &self,
         portfolio: u64,
@@ -321,7 +331,7 @@ impl Limiter {
 
     fn header(&self) -> Vec<u8> {
         let mut header = vec![b'U', VERSION];
-        header.extend(self.seed.check_value().to_le_bytes());
+        header.extend(self.keys.seed.check_value().to_le_bytes());
         header
     }
 }

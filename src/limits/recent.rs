@@ -242,6 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn an_old_request_not_yet_swept_out_starts_anew() {
+        let mut recent = RecentRequests::new(100, TEN_MINUTES_MS);
+        let last = 3 * FORGET_STEPS as u32;
+        for n in 0..=last {
+            recent.bind(key(n), 1, NOW).unwrap();
+            recent.note(key(n), [0; 16], &receipt(n));
+        }
+        let later = NOW.plus_ms(TEN_MINUTES_MS);
+        assert_eq!(recent.bind(key(last), 2, later), Ok(()));
+        assert_eq!(recent.consumed(key(last), later), None);
+        assert_eq!(recent.bind(key(last), 1, later), Err(OtherContent));
+    }
+
+    #[test]
     fn one_past_the_most_forgets_the_oldest() {
         let mut recent = RecentRequests::new(3, TEN_MINUTES_MS);
         for n in 0..4 {

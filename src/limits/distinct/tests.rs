@@ -200,3 +200,16 @@ fn voided_sends_are_bounded_and_expire() {
     distinct.expire_voided(NOW.plus_ms(WINDOW_MS));
     assert!(distinct.voided.is_empty());
 }
+
+#[test]
+fn someone_expired_but_not_yet_removed_needs_a_place() {
+    let (capacity, mut distinct) = (Capacity::new(100), Distinct::new());
+    for n in 0..3 * EXPIRE_STEPS as u32 {
+        send(&mut distinct, n, 100, NOW, &capacity).unwrap();
+    }
+    let later = NOW.plus_ms(WINDOW_MS);
+    send(&mut distinct, 99, 100, later, &capacity).unwrap();
+    assert!(distinct.entries.len() > EXPIRE_STEPS, "some are still there");
+    let last = 3 * EXPIRE_STEPS as u32 - 1;
+    assert_eq!(send(&mut distinct, last, 1, later, &capacity), Err(Refused::Limit(Some(86_400_000))));
+}

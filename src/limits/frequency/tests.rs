@@ -196,3 +196,13 @@ fn damaged_bytes_say_what_is_wrong() {
     assert_eq!(FrequencyLog::decode(&[]), Err(LogFault::Truncated { at: 0 }));
     assert_eq!(FrequencyLog::decode(&[0xd0, 0x0f]), Err(LogFault::Truncated { at: 2 }), "2,000 is the most");
 }
+
+#[test]
+fn pruning_keeps_what_still_counts() {
+    let mut log = FrequencyLog::new();
+    log.place(mark(NOW, 1, MarkClass::Marketing));
+    log.prune(NOW.plus_ms(DAY_MS - 1), DAY_MS);
+    assert_eq!(log.marks().len(), 1);
+    log.prune(NOW.plus_ms(DAY_MS), DAY_MS);
+    assert!(log.is_empty());
+}

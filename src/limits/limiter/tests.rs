@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::ids::Identifier;
 use crate::policy::rules::{CapClass, Every, FrequencyCap, PerHourByQuality, PerSecond};
 use crate::policy::time::{DAY_MS, HOUR_MS, SECOND_MS};
 use crate::policy::types::Quality;
@@ -107,6 +108,12 @@ impl Scene {
     fn give_back(&mut self, message: Try<'_>, receipt: &Receipt, now: Timestamp) -> GivenBack {
         let log = self.logs.entry(message.person).or_default();
         self.limiter.give_back(message.business, message.portfolio, &[message.person; 16], receipt, log, now)
+    }
+
+    /// Entries in use per table. Portfolios are left out: an empty one may wait for the next drain.
+    fn used(&self) -> Vec<usize> {
+        let tables = self.limiter.usage().into_iter().filter(|usage| usage.table != "portfolios");
+        tables.map(|usage| usage.used).collect()
     }
 
     /// All state as bytes; equal states give equal bytes.
@@ -401,9 +408,11 @@ proptest! {
             let peeked_again = scene.admit(Try { mode: Mode::Peek, ..message }, now);
             prop_assert_eq!(&peeked, &peeked_again);
             prop_assert_eq!(&scene.state(now), &before);
+            let used = scene.used();
             let outcome = scene.admit(message, now);
             prop_assert_eq!(outcome.is_ok(), peeked.is_ok());
             if let Err(denied) = outcome {
+                prop_assert_eq!(scene.used(), used, "room held for the message is given back");
                 prop_assert_eq!(Some(&denied), peeked.as_ref().err());
                 prop_assert_eq!(scene.state(now), before);
                 let peek = Try { mode: Mode::Peek, ..message };
@@ -415,4 +424,52 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn threads_together_admit_exactly_what_the_limits_allow() {
+    let limits = ChannelLimits {
+        sender: Some(PerSecond { per_second: 1, burst: 150 }),
+        pair: Some(Every { every_ms: 6_000, burst: 1 }),
+        messaging_limit: Some(100),
+        ..NO_LIMITS
+    };
+    let limiter = Limiter::new(&Settings { pairs_max: 120, ..Settings::default() }, [1; 16]);
+    let admitted = |business: &'static str, thread: u8| {
+        (0..=u8::MAX)
+            .filter(|person| {
+                let person = person.rotate_left(u32::from(thread));
+                let admission = Admission {
+                    business,
+                    portfolio: Some("group"),
+                    sender: "1",
+                    channel: Channel::Whatsapp,
+                    category: Category::Utility,
+                    recipient: &Identifier([person; 32]),
+                    portfolio_recipient: &[person; 16],
+                    counts_distinct: true,
+                    exempt: false,
+                    limits: &limits,
+                    caps: &[],
+                    quality: Quality::Green,
+                    members: 1,
+                    request: None,
+                    decision: [person; 16],
+                    mode: Mode::Enforce,
+                };
+                let _ = limiter.drain(NOW);
+                limiter.try_admit(&admission, &mut FrequencyLog::new(), &|_| false, NOW).is_ok()
+            })
+            .count()
+    };
+    let total: usize = std::thread::scope(|scope| {
+        let of = |business, thread| scope.spawn(move || admitted(business, thread));
+        let threads = [of("acme", 0), of("acme", 3), of("b", 5), of("b", 7)];
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(limiter.distinct_recipients("b", Some("group"), NOW), 100);
+    let used = |table| limiter.usage().into_iter().find(|usage| usage.table == table).unwrap().used;
+    assert_eq!(used("recipients"), 100);
+    assert_eq!(used("pairs"), total, "each admitted pair has its bucket, each denied one gave its room back");
+    assert!((100..=120).contains(&total), "{total}");
 }

@@ -20,7 +20,7 @@ fn send(limiter: &Limiter, person: u32, mode: Mode, now: Timestamp) -> bool {
     recipient[..4].copy_from_slice(&person.to_le_bytes());
     let mut portfolio_recipient = [1; 16];
     portfolio_recipient[..4].copy_from_slice(&person.wrapping_mul(0x9e37_79b9).to_le_bytes());
-    let id = format!("request-{person}");
+    let id = format!("request-{person}-{now}");
     let request = limiter.request_key("acme", &id);
     limiter.bind_request(request, &[b"content"], now).unwrap();
     let admission = Admission {
@@ -98,6 +98,7 @@ fn a_snapshot_restores_everything() {
         assert_eq!(outcome.dropped, 0);
         applied += outcome.entries;
     }
+    again.finish_apply(now);
     // A pair, a recipient and a request each; one sender, one business, two cooldowns.
     assert_eq!(applied, 3 * 3_000 + 4);
     assert_eq!(entries(&snapshot(&again, now)), entries(&chunks));
@@ -124,6 +125,8 @@ fn a_snapshot_and_the_drains_since_give_the_whole() {
         let now = NOW.plus_ms(2 * MINUTE_MS);
         assert!(send(&limiter, person, Mode::Enforce, now));
     }
+    let noted = limiter.shards.iter().map(|shard| shard.lock().changes.keys.len()).sum::<usize>();
+    assert_eq!(noted, 200 + 2, "a pair each; the sender and the business once");
     let second = limiter.drain(NOW);
     let (again, from_drains) =
         (Limiter::new(&Settings::default(), [9; 16]), Limiter::new(&Settings::default(), [9; 16]));
