@@ -1,6 +1,8 @@
 //! The laws of the merge: a record depends on which events were applied, and on nothing else.
 
+mod exhaustive;
 mod oracle;
+mod scenes;
 mod world;
 
 use proptest::collection::vec;

@@ -266,6 +266,7 @@ pub(super) struct World<'a> {
     script: &'a Script,
     rules: &'a Rules,
     clocks: Clocks,
+    topics: [Option<TopicId>; SUBJECTS.len()],
     nodes: [Node; 2],
     events: BTreeMap<EventId, Told>,
     /// What the caller looked up when the person acted, by act.
@@ -285,6 +286,7 @@ impl<'a> World<'a> {
             script,
             rules,
             clocks,
+            topics: SUBJECTS.map(|(_, _, topic)| topic.map(self::topic)),
             nodes: Default::default(),
             events: BTreeMap::new(),
             looked_up: BTreeMap::new(),
@@ -332,6 +334,17 @@ impl<'a> World<'a> {
             return Err(format!("the nodes know the same and differ:\n{:?}\n{:?}", a.record, b.record));
         }
         Ok(())
+    }
+
+    /// What `node` answers for each of the subjects.
+    pub(super) fn answers(&self, node: usize, now_ms: i64) -> [Standing; SUBJECTS.len()] {
+        let known = [Known { relation: Relation::Own, record: &self.nodes[node].record }];
+        let now = self.at(FIRST_NODE + node, now_ms);
+        let mut topics = self.topics.iter();
+        SUBJECTS.map(|(channel, category, _)| {
+            let subject = Subject { channel, category, topic: topics.next().and_then(Option::as_ref) };
+            standing::standing(&known, &subject, self.rules, now).standing
+        })
     }
 
     fn at(&self, clock: usize, true_ms: i64) -> Timestamp {
@@ -525,9 +538,8 @@ impl<'a> World<'a> {
         let known = [Known { relation: Relation::Own, record: &self.nodes[node].record }];
         let now = self.at(FIRST_NODE + node, now_ms);
         let (mut granted, mut proven) = (0, 0);
-        for (which, (channel, category, topic)) in SUBJECTS.iter().enumerate() {
-            let topic = topic.map(self::topic);
-            let subject = Subject { channel: *channel, category: *category, topic: topic.as_ref() };
+        for (which, (channel, category, _)) in SUBJECTS.into_iter().enumerate() {
+            let subject = Subject { channel, category, topic: self.topics[which].as_ref() };
             let finding = standing::standing(&known, &subject, self.rules, now);
             let ends: Vec<(&EventId, &Told)> = self
                 .ending_events(node)

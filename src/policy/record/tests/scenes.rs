@@ -1,0 +1,160 @@
+//! Single scenes that the random worlds may take long to meet, each with its answer.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::world::{
+    self, Act, Arrival, CLOCKS, Clocks, Grant, MARGIN_MS, Naming, Reach, Script, What, World,
+};
+use crate::policy::standing::Standing;
+use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
+use crate::policy::types::Channel;
+
+const STOP: What = What::Stop(Reach::Whatsapp);
+const STOP_MESSAGE: What = What::StopMessage { channel: Channel::Whatsapp, signed: false };
+const START: What = What::Start(Channel::Whatsapp);
+const OPT_IN: What = What::OptIn { grant: Grant::WhatsappOffers, naming: Naming::Nothing };
+const NAMING: What = What::OptIn { grant: Grant::WhatsappOffers, naming: Naming::WhenReported };
+
+/// The acts, when each happens and when it is reported, at one node whose callers' clocks may be wrong.
+fn play(acts: &[(What, i64, i64)], skew_ms: [i64; CLOCKS], clocks: Clocks) -> Standing {
+    let rules = world::rules();
+    let acts = acts
+        .iter()
+        .map(|&(what, at_ms, reported_ms)| {
+            let arrivals = vec![Arrival { node: 0, delay_ms: reported_ms - at_ms }];
+            Act { what, at_ms, arrivals }
+        })
+        .collect();
+    let script = Script { acts, skew_ms, relay_ms: Vec::new() };
+    let mut world = World::new(&script, &rules, clocks);
+    world.run().unwrap();
+    world.answers(0, 7 * DAY_MS)[0]
+}
+
+fn told(acts: &[(What, i64, i64)]) -> Standing {
+    play(acts, [0; CLOCKS], Clocks::WithinMargin)
+}
+
+/// Acts a second apart, each reported at once.
+fn in_turn(acts: &[What]) -> Standing {
+    let acts: Vec<_> = acts.iter().zip(0..).map(|(what, n)| (*what, n * SECOND_MS, n * SECOND_MS)).collect();
+    told(&acts)
+}
+
+#[test]
+fn start_renews_what_the_persons_own_stop_ended() {
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE]), Standing::OptedOut);
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE, START]), Standing::Granted);
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE, STOP_MESSAGE, START]), Standing::Granted);
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE, START, STOP_MESSAGE]), Standing::OptedOut);
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE, START, STOP_MESSAGE, START]), Standing::Granted);
+}
+
+#[test]
+fn start_renews_nothing_else() {
+    assert_eq!(in_turn(&[START]), Standing::None);
+    assert_eq!(in_turn(&[STOP_MESSAGE, START]), Standing::OptedOut);
+    assert_eq!(in_turn(&[OPT_IN, STOP, START]), Standing::OptedOut);
+    assert_eq!(in_turn(&[OPT_IN, STOP, STOP_MESSAGE, START]), Standing::OptedOut);
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE, STOP, START]), Standing::OptedOut);
+    assert_eq!(in_turn(&[OPT_IN, STOP_MESSAGE, What::Void, START]), Standing::OptedOut);
+    let other = What::StopMessage { channel: Channel::Sms, signed: false };
+    assert_eq!(in_turn(&[OPT_IN, other, STOP_MESSAGE, START]), Standing::Granted);
+}
+
+/// STOP and START are messages that arrive late, one after the other; between their writing and their arrival the
+/// person opted out on the web. START covers the STOP, which the ledger numbered after the web's opt-out.
+#[test]
+fn a_late_start_covers_no_opt_out_made_elsewhere_after_it() {
+    let acts = [
+        (OPT_IN, 0, 0),
+        (STOP_MESSAGE, HOUR_MS, HOUR_MS + 30_000),
+        (START, HOUR_MS + 5_000, HOUR_MS + 31_000),
+        (STOP, HOUR_MS + 10_000, HOUR_MS + 10_000),
+    ];
+    assert_eq!(told(&acts), Standing::OptedOut);
+}
+
+#[test]
+fn a_start_counts_only_for_stops_that_the_provider_timed_earlier() {
+    let acts = [
+        (OPT_IN, 0, 0),
+        (START, HOUR_MS + 5_000, HOUR_MS + 6_000),
+        (STOP_MESSAGE, HOUR_MS, HOUR_MS + 30_000),
+    ];
+    // When START arrived there was nothing to renew.
+    assert_eq!(told(&acts), Standing::OptedOut);
+    let stop_after = [
+        (OPT_IN, 0, 0),
+        (STOP_MESSAGE, HOUR_MS, HOUR_MS),
+        (STOP_MESSAGE, HOUR_MS + 10_000, HOUR_MS + 10_000),
+        (START, HOUR_MS + 5_000, HOUR_MS + 31_000),
+    ];
+    assert_eq!(told(&stop_after), Standing::OptedOut);
+}
+
+#[test]
+fn an_opt_in_beats_what_it_names_and_what_is_long_past() {
+    assert_eq!(in_turn(&[STOP, NAMING]), Standing::Granted);
+    assert_eq!(in_turn(&[OPT_IN, STOP, NAMING, STOP]), Standing::OptedOut);
+    // Reported after the opt-in, and after it by its recorder's clock: what the design concedes.
+    assert_eq!(told(&[(STOP, 0, HOUR_MS), (OPT_IN, MINUTE_MS, MINUTE_MS)]), Standing::OptedOut);
+    // A signed time counts.
+    let signed = What::SignedStop(Reach::Whatsapp);
+    let later_ms = 3 * MARGIN_MS;
+    assert_eq!(told(&[(signed, 0, HOUR_MS), (OPT_IN, later_ms, later_ms)]), Standing::Granted);
+}
+
+#[test]
+fn a_lagging_recorder_still_ends_the_opt_in_that_it_knows() {
+    let lagging = [2 * HOUR_MS, 0, 0, 2 * HOUR_MS];
+    let rules = world::rules();
+    let at = |node, delay_ms| vec![Arrival { node, delay_ms }];
+    let script = Script {
+        acts: vec![
+            Act { what: OPT_IN, at_ms: 0, arrivals: at(1, 0) },
+            Act { what: STOP, at_ms: MINUTE_MS, arrivals: at(0, 0) },
+        ],
+        skew_ms: lagging,
+        relay_ms: vec![SECOND_MS],
+    };
+    let mut world = World::new(&script, &rules, Clocks::Wild);
+    world.run().unwrap();
+    assert_eq!(world.answers(0, HOUR_MS)[0], Standing::OptedOut);
+}
+
+fn row() -> impl Strategy<Value = (What, i64)> {
+    let reach = select(vec![Reach::Everything, Reach::Whatsapp, Reach::WhatsappOffers]);
+    let grant = select(vec![Grant::WhatsappOffers, Grant::WhatsappMarketing]);
+    let what = prop_oneof![reach.prop_map(What::ImportedStop), grant.prop_map(What::ImportedOptIn)];
+    let at_ms = select(vec![0, HOUR_MS, DAY_MS, 2 * DAY_MS, 4 * DAY_MS - MINUTE_MS, 4 * DAY_MS - SECOND_MS]);
+    (what, at_ms)
+}
+
+proptest! {
+    /// Rows are read on the fourth day, in any order, beside what happened here.
+    #[test]
+    fn the_order_of_an_imports_rows_is_indifferent(
+        (rows, shuffled) in vec(row(), 1..6)
+            .prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle())),
+        live in select(vec![STOP, OPT_IN, START]),
+    ) {
+        let answers = |rows: &[(What, i64)]| {
+            let rules = world::rules();
+            let live_ms = 4 * DAY_MS - 2 * MINUTE_MS;
+            let mut acts =
+                vec![Act { what: live, at_ms: live_ms, arrivals: vec![Arrival { node: 0, delay_ms: 0 }] }];
+            for (n, (what, at_ms)) in (0..).zip(rows) {
+                let delay_ms = 4 * DAY_MS + n - at_ms;
+                acts.push(Act { what: *what, at_ms: *at_ms, arrivals: vec![Arrival { node: 0, delay_ms }] });
+            }
+            let script = Script { acts, skew_ms: [0; CLOCKS], relay_ms: Vec::new() };
+            let mut world = World::new(&script, &rules, Clocks::WithinMargin);
+            world.run().map(|()| world.answers(0, 5 * DAY_MS))
+        };
+        prop_assert_eq!(answers(&rows), answers(&shuffled));
+        prop_assert!(answers(&rows).is_ok());
+    }
+}
