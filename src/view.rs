@@ -1,21 +1,63 @@
 //! The store that answers reads: everything known of a person, in a few microseconds.
 //!
 //! It is built from the ledger and thrown away and rebuilt when damaged; only what sends leave behind (usage)
-//! lives here alone. It has never heard of gRPC, of rules or of clocks.
+//! lives here alone. It has never heard of gRPC, of rules or of clocks, and nobody else has heard of sled.
+//!
+//! ```text
+//! get, update ─▶ shard (one lock: overlay over record cache) ─▶ bucket of several persons in sled
+//!                  │ usage that changed                                       ▲
+//!                  ├──▶ journal: a SIGKILL loses at most the last second       │ sweeps: single inserts in key order,
+//!                  └──▶ overlay: what sled does not have yet ─────────────────┘ then the ledger position they cover
+//! ```
+//!
+//! A sled insert costs as much as a whole check may, so checks never wait for one: usage goes to the overlay and to a
+//! journal, consent (durable in the ledger already) to the overlay alone. One thread sweeps the overlay into sled.
+//! The trail of faults that sled 0.34.7 is known for is handled in `store::sled`, `open` and `drain`.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 
 use crate::ledger::Position;
 use crate::policy::event::{ConsentEvent, SenderEntry, TemplateEntry};
 use crate::policy::ids::{EventId, Identifier};
-use crate::policy::record::Record;
-use crate::policy::usage::Usage;
+
+mod bucket;
+mod bytes;
+mod codes;
+mod drain;
+mod error;
+mod folder;
+mod inner;
+mod journal;
+mod meta;
+mod notes;
+mod open;
+mod rebuild;
+mod record;
+mod registry;
+mod shard;
+mod store;
+
+pub use bytes::Damage;
+pub use error::{StoreError, ViewError};
+pub use folder::LedgerIdentity;
+pub use inner::{Health, Phase};
+pub use notes::Note;
+pub use rebuild::Rebuilder;
+pub use record::Person;
+
+use drain::Pace;
+use folder::State;
+use inner::Inner;
+use open::Surroundings;
+
+/// The longest note, in bytes.
+pub const NOTE_LEN_MAX: usize = 64 * 1024;
 
 /// The view's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,21 +86,20 @@ impl Default for Config {
     }
 }
 
-/// Names the ledger that a view was built from; a view of another ledger is rebuilt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LedgerIdentity(pub [u8; 16]);
-
-/// All that the view keeps of one identifier.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Person {
-    /// Consent, from the ledger.
-    pub record: Record,
-    /// Where the person's events are in the ledger, in its order.
-    pub trail: Vec<Position>,
-    /// What sends and inbound messages left behind.
-    pub usage: Usage,
-    /// The times of past sends, encoded.
-    pub frequency: Vec<u8>,
+impl Config {
+    fn check(&self) -> Result<(), ViewError> {
+        let fault = |name, value: u32, allowed| ViewError::Setting { name, value: value.into(), allowed };
+        if !(1..=4_096).contains(&self.page_cache_mib) {
+            return Err(fault("page_cache_mib", self.page_cache_mib, "1 to 4,096"));
+        }
+        if self.record_cache_mib > 65_536 {
+            return Err(fault("record_cache_mib", self.record_cache_mib, "0 to 65,536"));
+        }
+        if !(1..=4_096).contains(&self.overlay_max_mib) {
+            return Err(fault("overlay_max_mib", self.overlay_max_mib, "1 to 4,096"));
+        }
+        Ok(())
+    }
 }
 
 /// What a change touched; only that is kept.
@@ -74,14 +115,6 @@ pub enum Touched {
     Both,
 }
 
-/// Why the view cannot answer or open.
-#[derive(Debug, thiserror::Error)]
-pub enum ViewError {
-    /// Being rebuilt.
-    #[error("the view is being rebuilt from the ledger; try again when it is ready")]
-    Rebuilding,
-}
-
 /// What was found when the view was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -89,35 +122,112 @@ pub struct Opened {
     pub rebuild: Option<String>,
     /// Otherwise: apply the ledger's entries from here on.
     pub replay_from: Position,
+    /// The ledger it belongs to.
+    pub ledger: LedgerIdentity,
 }
 
-/// The view. Clones share it.
+/// How the view is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Whether it answers.
+    pub phase: Phase,
+    /// Whether changes get into the store.
+    pub health: Health,
+    /// What made it [`Health::Degraded`].
+    pub fault: Option<String>,
+    /// Persons with changes that are not in the store yet.
+    pub dirty: u64,
+    /// What these take in memory, in bytes.
+    pub overlay_bytes: u64,
+    /// Reads since the start that did not need the store.
+    pub cache_hits: u64,
+    /// Reads since the start that did.
+    pub cache_misses: u64,
+    /// Bytes of the journals on disk.
+    pub journal_bytes: u64,
+    /// Times that the journals could not be written.
+    pub journal_lost: u64,
+    /// Bytes of the store on disk.
+    pub store_bytes: u64,
+    /// Persons in the store, nearly.
+    pub persons: u64,
+    /// Up to where the ledger was applied.
+    pub applied: Position,
+    /// Up to where of it the store has everything.
+    pub stored: Position,
+}
+
+/// The view. Clones share it; when the last one goes without [`View::close`], the next start goes on as after a crash.
 #[derive(Clone)]
 pub struct View {
     inner: Arc<Inner>,
+    opened: Opened,
+    owner: Arc<Owner>,
 }
 
-struct Inner {
-    persons: Mutex<FxHashMap<Identifier, Person>>,
-    templates: Mutex<Vec<TemplateEntry>>,
-    senders: Mutex<Vec<SenderEntry>>,
-    applied: AtomicU64,
+/// Ends the view's thread with the last clone.
+struct Owner {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    boot: String,
+}
+
+impl Owner {
+    /// Ends the thread; `false`: it had died.
+    fn stop(&self) -> bool {
+        self.inner.wishes.lock().stop = true;
+        self.inner.wake.notify_all();
+        let thread = self.thread.lock().take();
+        let ended = thread.is_none_or(|thread| thread.join().is_ok());
+        self.inner.drained_by_thread.store(false, Ordering::Release);
+        ended
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 impl View {
     /// Opens the view in `dir`, which is the view's alone, healing what can be healed.
     ///
     /// # Errors
-    /// When the folder cannot be used at all.
-    pub fn open(_config: Config, _dir: &Path, _ledger: LedgerIdentity) -> Result<(Self, Opened), ViewError> {
-        let inner = Inner {
-            persons: Mutex::default(),
-            templates: Mutex::default(),
-            senders: Mutex::default(),
-            applied: AtomicU64::new(0),
+    /// When a setting is out of range, another process holds the store, or the folder cannot be used at all.
+    pub fn open(config: Config, dir: &Path, ledger: LedgerIdentity) -> Result<(Self, Opened), ViewError> {
+        let surroundings = Surroundings::real(&config, dir);
+        Self::open_in(config, dir, ledger, &surroundings)
+    }
+
+    fn open_in(
+        config: Config,
+        dir: &Path,
+        ledger: LedgerIdentity,
+        surroundings: &Surroundings,
+    ) -> Result<(Self, Opened), ViewError> {
+        let (inner, opened) = open::open(config, dir, ledger, surroundings)?;
+        let inner = Arc::new(inner);
+        let thread = if surroundings.thread {
+            let shared = Arc::clone(&inner);
+            let thread = std::thread::Builder::new().name("optgate-view".into()).spawn(move || shared.run());
+            inner.drained_by_thread.store(true, Ordering::Release);
+            Some(thread.map_err(error::io_error("start the thread of", dir))?)
+        } else {
+            None
         };
-        let rebuild = Some("there is no view yet".to_owned());
-        Ok((Self { inner: Arc::new(inner) }, Opened { rebuild, replay_from: Position::START }))
+        let boot = surroundings.boot.clone();
+        let owner = Arc::new(Owner { inner: Arc::clone(&inner), thread: Mutex::new(thread), boot });
+        Ok((Self { inner, opened: opened.clone(), owner }, opened))
+    }
+
+    /// Starts a rebuild from nothing: the caller feeds the whole ledger. Only right after opening, where
+    /// [`Opened::rebuild`] asks for it; until [`Rebuilder::finish`] the view does not answer.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn rebuild(&self) -> Result<Rebuilder, ViewError> {
+        Rebuilder::start(self.clone())
     }
 
     /// Reads a person; nobody known is an empty person.
@@ -125,35 +235,30 @@ impl View {
     /// # Errors
     /// When the store cannot be read: the caller must deny.
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
-        Ok(self.inner.persons.lock().get(who).cloned().unwrap_or_default())
+        self.inner.get(who)
     }
 
-    /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock.
-    /// `change` must be short and must not come back to the view.
+    /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock: of several
+    /// callers each sees what the one before left. `change` must be short and must not come back to the view.
     ///
     /// # Errors
-    /// When the store cannot be read, or changes of usage cannot be held: nothing was changed.
+    /// When the store cannot be read, or changes of usage cannot be held: nothing was changed, `change` not called.
     pub fn update<R>(
         &self,
         who: &Identifier,
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
-        let mut persons = self.inner.persons.lock();
-        let mut person = persons.get(who).cloned().unwrap_or_default();
-        let (answer, touched) = change(&mut person);
-        if touched != Touched::Nothing {
-            persons.insert(*who, person);
-        }
-        Ok(answer)
+        self.inner.update(who, true, change)
     }
 
     /// Applies a consent event of the ledger, whose record starts at `at`, to all its subjects. Repeats change nothing.
+    /// It is never refused for want of room, only slowed down.
     ///
     /// # Errors
-    /// As [`View::update`].
+    /// When the store cannot be read.
     pub fn apply(&self, at: Position, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
         for subject in &event.subjects {
-            self.update(subject, |person| {
+            self.inner.update(subject, false, |person| {
                 person.record.apply(id, event, subject);
                 if let Err(place) = person.trail.binary_search(&at) {
                     person.trail.insert(place, at);
@@ -166,143 +271,137 @@ impl View {
 
     /// Takes a template of the ledger; the latest time wins.
     pub fn put_template(&self, entry: TemplateEntry) {
-        self.inner.templates.lock().push(entry);
+        self.inner.registry.put_template(entry);
     }
 
     /// Takes a sender's state of the ledger; the latest time wins.
     pub fn put_sender(&self, entry: SenderEntry) {
-        self.inner.senders.lock().push(entry);
+        self.inner.registry.put_sender(entry);
     }
 
     /// The template, if it is registered.
     #[must_use]
     pub fn template(&self, business: &str, name: &str, language: &str) -> Option<Arc<TemplateEntry>> {
-        let templates = self.inner.templates.lock();
-        let found = templates.iter().find(|entry| {
-            entry.business.as_str() == business && entry.name == name && entry.language == language
-        });
-        found.cloned().map(Arc::new)
+        self.inner.registry.template(business, name, language)
     }
 
     /// The sender's state, if it was reported.
     #[must_use]
     pub fn sender(&self, business: &str, sender: &str) -> Option<Arc<SenderEntry>> {
-        let senders = self.inner.senders.lock();
-        let found = senders
-            .iter()
-            .find(|entry| entry.business.as_str() == business && entry.sender.as_str() == sender);
-        found.cloned().map(Arc::new)
+        self.inner.registry.sender(business, sender)
     }
 
     /// The templates of `business`, by name and language.
     #[must_use]
     pub fn templates(&self, business: &str) -> Vec<Arc<TemplateEntry>> {
-        let templates = self.inner.templates.lock();
-        templates.iter().filter(|entry| entry.business.as_str() == business).cloned().map(Arc::new).collect()
+        self.inner.registry.templates(business)
     }
 
     /// The senders of `business`, by id.
     #[must_use]
     pub fn senders(&self, business: &str) -> Vec<Arc<SenderEntry>> {
-        let senders = self.inner.senders.lock();
-        senders.iter().filter(|entry| entry.business.as_str() == business).cloned().map(Arc::new).collect()
+        self.inner.registry.senders(business)
     }
 
-    /// All of the ledger before `next` was applied.
+    /// All of the ledger before `next` was applied. Call it after the last of what it covers.
     pub fn advance(&self, next: Position) {
-        self.inner.applied.fetch_max(next.as_u64(), Ordering::AcqRel);
+        self.inner.advance(next);
     }
 
-    /// Up to where the ledger was applied; it may not all be in sled yet.
+    /// Up to where the ledger was applied; it may not all be in the store yet.
     #[must_use]
     pub fn applied(&self) -> Position {
-        Position::from_u64(self.inner.applied.load(Ordering::Acquire))
+        self.inner.applied()
     }
 
-    /// Starts a rebuild from nothing: the caller feeds the whole ledger. Until [`Rebuilder::finish`] nothing else answers.
-    ///
-    /// # Errors
-    /// When the store cannot be emptied.
-    pub fn rebuild(&self) -> Result<Rebuilder, ViewError> {
-        Ok(Rebuilder { view: self.clone() })
+    /// Keeps a small entry of somebody else's state (limiters, recipients counted) in the view's folder: a SIGKILL loses at
+    /// most the last second. Entries come back in order by [`View::restore_notes`]; one that is already part of a
+    /// checkpoint may come back as well, so taking one twice must not matter. At most [`NOTE_LEN_MAX`] bytes; a longer one
+    /// is left to the next checkpoint.
+    pub fn note(&self, tag: u8, bytes: &[u8]) {
+        if bytes.len() <= NOTE_LEN_MAX && self.inner.notes.append(tag, &[bytes]) {
+            self.inner.wake_thread();
+        }
     }
-
-    /// Keeps a small entry of somebody else's state (limiters, recipients counted) in the view's journal: a SIGKILL loses at most the
-    /// last second. Entries come back in order by [`View::restore_notes`]; one that is already part of a checkpoint may come
-    /// back as well, so taking one twice must not matter.
-    pub fn note(&self, _tag: u8, _bytes: &[u8]) {}
 
     /// Whoever notes things hands in how to write all of them down at once: now and then, and at the end, the answer
-    /// (names with contents) replaces the entries noted before. Called on the view's own thread.
-    pub fn on_checkpoint(&self, _write: impl Fn() -> Vec<(String, Vec<u8>)> + Send + Sync + 'static) {}
+    /// (names with contents) replaces the entries noted before. Called on the view's own thread; it must not hold a clone
+    /// of the view, which would never close by itself.
+    pub fn on_checkpoint(&self, write: impl Fn() -> Vec<(String, Vec<u8>)> + Send + Sync + 'static) {
+        *self.inner.checkpoint.lock() = Some(Box::new(write));
+    }
 
-    /// Hands back, once after opening, the last checkpoint and then what was noted since.
+    /// Hands back, once after opening and before [`View::on_checkpoint`], the last checkpoint and then what was noted since.
     ///
     /// # Errors
     /// When the files cannot be read.
-    pub fn restore_notes(&self, _each: impl FnMut(Note<'_>)) -> Result<(), ViewError> {
-        Ok(())
+    pub fn restore_notes(&self, mut each: impl FnMut(Note<'_>)) -> Result<(), ViewError> {
+        let from = notes::read(&self.inner.folder.checkpoint(), &mut each)?;
+        self.inner.notes.replay(from, &mut |tag, bytes| each(Note::Entry { tag, bytes }))
     }
 
-    /// Writes everything out and marks the view clean. Later changes fail.
+    /// How the view is, for metrics and status.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let inner = &self.inner;
+        let (mut dirty, mut cache_hits, mut cache_misses) = (0, 0, 0);
+        for shard in &inner.shards {
+            let shard = shard.lock();
+            dirty += shard.dirty_len() as u64;
+            cache_hits += shard.hits;
+            cache_misses += shard.misses;
+        }
+        let summary = *inner.summary.lock();
+        Stats {
+            phase: inner.phase(),
+            health: inner.health(),
+            fault: inner.fault.lock().clone(),
+            dirty,
+            overlay_bytes: inner.overlay_bytes(),
+            cache_hits,
+            cache_misses,
+            journal_bytes: inner.usage.bytes() + inner.notes.bytes(),
+            journal_lost: inner.usage.lost() + inner.notes.lost(),
+            store_bytes: inner.store.size_bytes(),
+            persons: summary.persons,
+            applied: inner.applied(),
+            stored: summary.position,
+        }
+    }
+
+    /// Writes everything out, makes it survive a power cut, and marks the view clean. Later calls fail with [`ViewError::Closed`].
     ///
     /// # Errors
     /// When something could not be written; the next start heals it from the ledger and the journal.
     pub fn close(&self) -> Result<(), ViewError> {
-        Ok(())
+        let inner = &self.inner;
+        let was = inner.phase();
+        if was == Phase::Closed {
+            return Ok(());
+        }
+        inner.set_phase(Phase::Closed);
+        self.owner.stop();
+        if was == Phase::Rebuilding {
+            return Ok(inner.store.close()?);
+        }
+        let drained = if inner.look_for_space() { inner.sweep(Pace::Full) } else { Err(ViewError::Full) };
+        // Whatever fails, the rest is still worth writing.
+        let journals = inner.usage.sync().and(inner.write_checkpoint()).and(inner.notes.sync());
+        let closed = inner.store.close();
+        if !drained? {
+            return Err(ViewError::Full);
+        }
+        journals?;
+        closed?;
+        inner.folder.sync_store()?;
+        inner.folder.say(&State { clean: true, ..self.state() })
+    }
+
+    /// What the folder says of a view that is built and in use.
+    fn state(&self) -> State {
+        State { ledger: self.opened.ledger, boot: self.owner.boot.clone(), built: true, clean: false }
     }
 }
 
-/// A piece of somebody else's state, as [`View::restore_notes`] hands it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note<'a> {
-    /// A part of the last checkpoint.
-    Checkpoint {
-        /// Its name.
-        name: &'a str,
-        /// Its content.
-        bytes: &'a [u8],
-    },
-    /// An entry noted since.
-    Entry {
-        /// Its tag.
-        tag: u8,
-        /// Its content.
-        bytes: &'a [u8],
-    },
-}
-
-/// Builds the view anew in bounded memory.
-pub struct Rebuilder {
-    view: View,
-}
-
-impl Rebuilder {
-    /// Takes a consent event whose record starts at `at`; all its subjects learn of it.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn event(&mut self, at: Position, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
-        self.view.apply(at, id, event)
-    }
-
-    /// Takes a template.
-    pub fn template(&mut self, entry: TemplateEntry) {
-        self.view.put_template(entry);
-    }
-
-    /// Takes a sender's state.
-    pub fn sender(&mut self, entry: SenderEntry) {
-        self.view.put_sender(entry);
-    }
-
-    /// Loads what was taken; reading the ledger goes on at `next`. `progress` hears parts done of parts in all.
-    ///
-    /// # Errors
-    /// When the disk or the store fails.
-    pub fn finish(self, next: Position, mut progress: impl FnMut(u32, u32)) -> Result<(), ViewError> {
-        self.view.advance(next);
-        progress(1, 1);
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Brings the overlay into the store, a sweep at a time.
+//!
+//! A sweep closes the journal's generation, then visits every shard in the order of the store's keys, so that
+//! neighbours are written one after the other, several persons of a bucket in one write. Only then are the data flushed, the
+//! ledger position that they cover written, and the closed generation removed. Only the holder of [`Inner::stored`] writes to
+//! the store, so reading a bucket, changing and writing it needs no transaction.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::bucket::{
+    DEPTH_MAX, PERSONS_PER_BUCKET_MAX, Parts, buckets_of_shard, build, key_at, key_of, parse,
+};
+use super::error::{StoreError, ViewError};
+use super::inner::{Health, Inner, Phase, SHARDS};
+use super::meta::Meta;
+use super::shard::Dirty;
+use crate::policy::ids::Identifier;
+
+/// How often the view's thread looks around without being asked.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks after which anything that waits is swept.
+const SWEEP_AFTER_TICKS: u32 = 16;
+/// Bytes of journal after which a sweep starts: they bound the time that a start needs to read them.
+const SWEEP_AFTER_JOURNAL_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of notes after which a checkpoint is asked for.
+const CHECKPOINT_AFTER_BYTES: u64 = 8 * 1024 * 1024;
+/// Journals grow no further while nothing can be drained.
+const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Buckets written between two looks at the disk's space, and two rests.
+const BUCKETS_PER_BREATH: usize = 32;
+/// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded.
+const REST: Duration = Duration::from_millis(2);
+/// From this part of its bound on, the overlay is crowded and a sweep does not rest.
+const CROWDED_PERCENT: i64 = 75;
+/// Breaths after which a sweep writes the journals: they promise to be written every second.
+const BREATHS_PER_FLUSH: u32 = 64;
+
+/// How a sweep behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Rests, so that checks have the processor; ends when the view closes.
+    Gentle,
+    /// As fast as it goes.
+    Full,
+}
+
+impl Inner {
+    /// The view's thread: drains until it is told to stop.
+    pub fn run(&self) {
+        let mut ticks = 0;
+        loop {
+            {
+                let mut wishes = self.wishes.lock();
+                if wishes.stop {
+                    return;
+                }
+                if !self.woken.load(Ordering::Acquire) && self.wake.wait_for(&mut wishes, TICK).timed_out() {
+                    ticks += 1;
+                }
+                if wishes.stop {
+                    return;
+                }
+            }
+            self.woken.store(false, Ordering::Release);
+            if self.tend(ticks) {
+                ticks = 0;
+            }
+        }
+    }
+
+    /// Writes the journals, and sweeps when it is time; `true`: it swept.
+    pub fn tend(&self, ticks: u32) -> bool {
+        self.look_for_space();
+        self.write_journals();
+        if self.notes.bytes() > CHECKPOINT_AFTER_BYTES {
+            self.write_checkpoint_or_say();
+        }
+        let due = ticks >= SWEEP_AFTER_TICKS
+            || self.overlay_percent() >= 50
+            || self.usage.bytes() >= SWEEP_AFTER_JOURNAL_BYTES;
+        if due {
+            // What a failed sweep left is in the overlay and the journal still.
+            let _swept_in_full = self.sweep(Pace::Gentle);
+        }
+        due
+    }
+
+    /// Finds out whether there is space to write.
+    pub fn look_for_space(&self) -> bool {
+        let min_free = u64::from(self.config.min_free_mib) * 1024 * 1024;
+        let low = min_free > 0 && (self.free_bytes)().is_some_and(|free| free < min_free);
+        self.set_paused(low);
+        !low
+    }
+
+    fn write_journals(&self) {
+        for journal in [&self.usage, &self.notes] {
+            let full = journal.bytes() > JOURNAL_BYTES_MAX;
+            if self.health() == Health::Paused || full { journal.discard() } else { journal.flush() }
+        }
+    }
+
+    /// Drains everything that was changed before the call; `false`: not all of it.
+    ///
+    /// # Errors
+    /// When the store fails: it is not written to any more.
+    pub fn sweep(&self, pace: Pace) -> Result<bool, ViewError> {
+        let mut stored = self.stored.lock();
+        if self.phase() == Phase::Rebuilding || self.health() != Health::Normal {
+            return Ok(false);
+        }
+        if !self.lacks_something(&stored) {
+            return Ok(true);
+        }
+        // sled's calls catch their panics themselves; this is for our own mistakes: a thread that dies drains no more.
+        let swept = catch_unwind(AssertUnwindSafe(|| self.sweep_all(&mut stored, pace)))
+            .unwrap_or_else(|_| Err(StoreError::Panicked("in a sweep".into()).into()));
+        if let Err(err) = &swept {
+            self.degrade(err);
+        }
+        swept
+    }
+
+    fn lacks_something(&self, stored: &Meta) -> bool {
+        self.overlay_bytes() > 0
+            || self.registry.is_dirty()
+            || self.applied() != stored.position
+            || !self.usage.is_empty()
+    }
+
+    fn sweep_all(&self, stored: &mut Meta, pace: Pace) -> Result<bool, ViewError> {
+        // First of all: whatever is applied by now is in the overlay, or has left it already.
+        let covered = self.applied();
+        let open = self.usage.rotate();
+        self.registry.drain(&*self.store)?;
+        let mut breaths = 0;
+        for shard in 0..SHARDS {
+            if !self.drain_shard(stored, shard, pace, &mut breaths)? {
+                return Ok(false);
+            }
+            self.split_if_crowded(stored, shard)?;
+        }
+        self.store.flush()?;
+        stored.position = covered;
+        stored.save(&*self.store)?;
+        self.note_stored(stored);
+        if let Err(err) = self.usage.remove_before(open) {
+            // It is tried again after the next sweep; until then a start reads more than it needs to.
+            tracing::warn!(fault = %err, "a drained journal could not be removed");
+        }
+        Ok(true)
+    }
+
+    fn drain_shard(
+        &self,
+        stored: &mut Meta,
+        shard: usize,
+        pace: Pace,
+        breaths: &mut u32,
+    ) -> Result<bool, ViewError> {
+        let (persons, depth) = {
+            let shard = self.shards[shard].lock();
+            (shard.dirty_sorted(), shard.depth)
+        };
+        let mut buckets = 0;
+        for bucket in persons.chunk_by(|a, b| key_of(a, depth) == key_of(b, depth)) {
+            self.drain_bucket(stored, shard, depth, bucket)?;
+            buckets += 1;
+            if buckets % BUCKETS_PER_BREATH == 0 && !self.breathe(pace, breaths) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings what the overlay has of `persons`, all of one bucket, into the store.
+    fn drain_bucket(
+        &self,
+        stored: &mut Meta,
+        shard: usize,
+        depth: u8,
+        persons: &[Identifier],
+    ) -> Result<(), ViewError> {
+        let pending = self.shards[shard].lock().pending(persons);
+        let Some((first, _)) = pending.first() else { return Ok(()) };
+        let key = key_of(first, depth);
+        let mut old = Vec::new();
+        self.store.get(&key, &mut |bytes| old.extend_from_slice(bytes))?;
+        let known = if old.is_empty() { Vec::new() } else { parse(&old)? };
+        let before = known.len();
+        let merged = merge(known, &pending);
+        stored.persons[shard] = (stored.persons[shard] + merged.len() as u32).saturating_sub(before as u32);
+        self.store.insert(&key, &build(&merged))?;
+        let mut freed = 0;
+        {
+            let mut shard = self.shards[shard].lock();
+            for (who, dirty) in &pending {
+                let at = merged.binary_search_by_key(who, |(who, _)| *who);
+                let parts = at.map_or(Parts::default(), |at| merged[at].1);
+                freed += shard.settle(who, dirty, parts);
+            }
+        }
+        self.freed(freed);
+        Ok(())
+    }
+
+    /// Between two runs of writes: looks for space and rests; `false`: the sweep must end here.
+    fn breathe(&self, pace: Pace, breaths: &mut u32) -> bool {
+        *breaths += 1;
+        if !self.look_for_space() {
+            return false;
+        }
+        if breaths.is_multiple_of(BREATHS_PER_FLUSH) {
+            self.write_journals();
+        }
+        if pace == Pace::Gentle && self.overlay_percent() < CROWDED_PERCENT {
+            let mut wishes = self.wishes.lock();
+            if !wishes.stop {
+                self.wake.wait_for(&mut wishes, REST);
+            }
+            return !wishes.stop;
+        }
+        true
+    }
+
+    /// Doubles the number of a shard's buckets once they hold too many. At each moment the store has either the
+    /// old buckets or all of the new ones, and readers look where the shard's depth says.
+    fn split_if_crowded(&self, stored: &mut Meta, shard: usize) -> Result<(), ViewError> {
+        let depth = stored.depths[shard];
+        let buckets = buckets_of_shard(depth);
+        if depth == DEPTH_MAX || stored.persons[shard] / buckets <= PERSONS_PER_BUCKET_MAX {
+            return Ok(());
+        }
+        let mut persons = 0;
+        for number in 0..buckets {
+            let mut old = Vec::new();
+            self.store.get(&key_at(shard, number, depth), &mut |bytes| old.extend_from_slice(bytes))?;
+            let all = if old.is_empty() { Vec::new() } else { parse(&old)? };
+            persons += all.len() as u32;
+            let halves =
+                all.split_at(all.partition_point(|(who, _)| {
+                    key_of(who, depth + 1) == key_at(shard, 2 * number, depth + 1)
+                }));
+            for (half, number) in [(halves.0, 2 * number), (halves.1, 2 * number + 1)] {
+                let key = key_at(shard, number, depth + 1);
+                // An earlier attempt that a crash cut short may have left something there.
+                if half.is_empty() {
+                    self.store.remove(&key)?
+                } else {
+                    self.store.insert(&key, &build(half))?
+                }
+            }
+        }
+        stored.depths[shard] = depth + 1;
+        stored.persons[shard] = persons;
+        stored.save(&*self.store)?;
+        self.shards[shard].lock().depth = depth + 1;
+        for number in 0..buckets {
+            self.store.remove(&key_at(shard, number, depth))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces what was noted so far by what the notes' owner writes down now.
+    pub fn write_checkpoint(&self) -> Result<(), ViewError> {
+        let checkpoint = self.checkpoint.lock();
+        let Some(write) = &*checkpoint else { return Ok(()) };
+        let from = self.notes.rotate();
+        super::notes::write(&self.folder.checkpoint(), from, &write())?;
+        self.notes_from.store(from, Ordering::Release);
+        self.notes.remove_before(from)
+    }
+
+    fn write_checkpoint_or_say(&self) {
+        if self.health() != Health::Paused
+            && let Err(err) = self.write_checkpoint()
+        {
+            tracing::warn!(fault = %err, "the checkpoint of the notes could not be written; it is tried again");
+        }
+    }
+}
+
+/// The persons of a bucket with what changed of some of them; who has nothing left is left out.
+fn merge<'a>(
+    known: Vec<(Identifier, Parts<'a>)>,
+    pending: &'a [(Identifier, Dirty)],
+) -> Vec<(Identifier, Parts<'a>)> {
+    let mut merged = known;
+    for (who, dirty) in pending {
+        match merged.binary_search_by_key(who, |(who, _)| *who) {
+            Ok(at) => merged[at].1 = dirty.over(merged[at].1),
+            Err(at) => merged.insert(at, (*who, dirty.over(Parts::default()))),
+        }
+    }
+    merged.retain(|(_, parts)| *parts != Parts::default());
+    merged
+}

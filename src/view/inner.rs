@@ -1,0 +1,318 @@
+//! What all clones of a view share: the shards, the store under them, and what goes on between the two.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::bucket::shard_of;
+use super::error::{StoreError, ViewError};
+use super::folder::Folder;
+use super::journal::Journal;
+use super::meta::Meta;
+use super::record::Person;
+use super::registry::Registry;
+use super::shard::Shard;
+use super::store::Store;
+use super::{Config, Touched};
+use crate::ledger::Position;
+use crate::policy::ids::Identifier;
+
+/// One shard per value of an identifier's first byte.
+pub const SHARDS: usize = 256;
+/// How long a change waits at a full overlay, in steps of [`ROOM_STEP`], before it is refused.
+const ROOM_STEPS: u32 = 10;
+const ROOM_STEP: Duration = Duration::from_millis(5);
+/// The journal's entry of a usage part.
+pub const USAGE: u8 = 1;
+const MIB: u64 = 1024 * 1024;
+
+/// Whether the view answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Not built yet.
+    Rebuilding = 0,
+    /// It does.
+    Serving = 1,
+    /// No more.
+    Closed = 2,
+}
+
+/// Whether changes get into the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Health {
+    /// They do.
+    Normal = 0,
+    /// Not until there is space on the disk again.
+    Paused = 1,
+    /// Never again in this run: the store failed. The next start rebuilds.
+    Degraded = 2,
+}
+
+/// What the view's thread is asked for.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    pub stop: bool,
+}
+
+/// What the store has, in short.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    pub position: Position,
+    pub persons: u64,
+}
+
+impl Summary {
+    fn of(meta: &Meta) -> Self {
+        Self {
+            position: meta.position,
+            persons: meta.persons.iter().map(|persons| u64::from(*persons)).sum(),
+        }
+    }
+}
+
+/// Tells the free bytes on the view's disk.
+pub type FreeBytes = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+/// Writes somebody else's state down, as names with contents.
+pub type Checkpoint = Box<dyn Fn() -> Vec<(String, Vec<u8>)> + Send + Sync>;
+
+/// What all clones share.
+pub struct Inner {
+    pub config: Config,
+    pub folder: Folder,
+    pub store: Box<dyn Store>,
+    pub shards: Box<[Mutex<Shard>]>,
+    pub registry: Registry,
+    pub usage: Journal,
+    pub notes: Journal,
+    /// From which generation of notes on the last checkpoint does not have them.
+    pub notes_from: AtomicU64,
+    pub checkpoint: Mutex<Option<Checkpoint>>,
+    pub free_bytes: FreeBytes,
+    /// What the store has; whoever holds it is the only one to write there.
+    pub stored: Mutex<Meta>,
+    /// The same in short, for whoever only looks: a sweep holds `stored` for long.
+    pub summary: Mutex<Summary>,
+    applied: AtomicU64,
+    overlay_bytes: AtomicI64,
+    phase: AtomicU8,
+    health: AtomicU8,
+    pub fault: Mutex<Option<String>>,
+    /// A thread drains, so that waiting for room makes sense.
+    pub drained_by_thread: AtomicBool,
+    pub wishes: Mutex<Wishes>,
+    pub wake: Condvar,
+    /// Somebody woke the thread already.
+    pub woken: AtomicBool,
+    room: Mutex<()>,
+    room_made: Condvar,
+}
+
+impl Inner {
+    #[expect(clippy::too_many_arguments, reason = "called once, where all of it was just made")]
+    pub fn new(
+        config: Config,
+        folder: Folder,
+        store: Box<dyn Store>,
+        meta: Meta,
+        usage: Journal,
+        notes: Journal,
+        free_bytes: FreeBytes,
+        phase: Phase,
+    ) -> Self {
+        let cache_bytes = u64::from(config.record_cache_mib) * MIB / SHARDS as u64;
+        let shards = meta.depths.iter().map(|depth| Mutex::new(Shard::new(*depth, cache_bytes))).collect();
+        Self {
+            config,
+            folder,
+            store,
+            shards,
+            registry: Registry::default(),
+            usage,
+            notes,
+            notes_from: AtomicU64::new(0),
+            checkpoint: Mutex::default(),
+            free_bytes,
+            applied: AtomicU64::new(meta.position.as_u64()),
+            summary: Mutex::new(Summary::of(&meta)),
+            stored: Mutex::new(meta),
+            overlay_bytes: AtomicI64::new(0),
+            phase: AtomicU8::new(phase as u8),
+            health: AtomicU8::new(Health::Normal as u8),
+            fault: Mutex::default(),
+            drained_by_thread: AtomicBool::new(false),
+            wishes: Mutex::default(),
+            wake: Condvar::new(),
+            woken: AtomicBool::new(false),
+            room: Mutex::default(),
+            room_made: Condvar::new(),
+        }
+    }
+
+    /// Tells those who only look what the store has.
+    pub fn note_stored(&self, stored: &Meta) {
+        *self.summary.lock() = Summary::of(stored);
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Rebuilding,
+            1 => Phase::Serving,
+            _ => Phase::Closed,
+        }
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    fn require_serving(&self) -> Result<(), ViewError> {
+        match self.phase() {
+            Phase::Serving => Ok(()),
+            Phase::Rebuilding => Err(ViewError::Rebuilding),
+            Phase::Closed => Err(ViewError::Closed),
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Normal,
+            1 => Health::Paused,
+            _ => Health::Degraded,
+        }
+    }
+
+    /// Pauses, or goes on: never out of [`Health::Degraded`].
+    pub fn set_paused(&self, paused: bool) {
+        let (from, to) =
+            if paused { (Health::Normal, Health::Paused) } else { (Health::Paused, Health::Normal) };
+        let _unless_degraded =
+            self.health.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// The store cannot be trusted with writes any more. Reads go on; the next start rebuilds.
+    pub fn degrade(&self, why: &ViewError) {
+        if self.health.swap(Health::Degraded as u8, Ordering::AcqRel) != Health::Degraded as u8 {
+            let mut text = why.to_string();
+            if let Err(err) = self.folder.disown() {
+                text = format!("{text}; moreover {err}");
+            }
+            tracing::error!(fault = %text, "the view's store takes no more writes; restart to rebuild it");
+            *self.fault.lock() = Some(text);
+        }
+        self.room_made.notify_all();
+    }
+
+    /// Locks the shard of `who`.
+    pub fn shard(&self, who: &Identifier) -> MutexGuard<'_, Shard> {
+        self.shards[shard_of(who)].lock()
+    }
+
+    pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
+        self.require_serving()?;
+        self.shard(who).load(who, &*self.store).map_err(|err| self.noting_damage(err))
+    }
+
+    /// Damage found while reading means that the next start has to rebuild.
+    fn noting_damage(&self, err: ViewError) -> ViewError {
+        if matches!(err, ViewError::Damaged(_) | ViewError::Store(StoreError::Panicked(_))) {
+            self.degrade(&err);
+        }
+        err
+    }
+
+    pub fn update<R>(
+        &self,
+        who: &Identifier,
+        must_fit: bool,
+        change: impl FnOnce(&mut Person) -> (R, Touched),
+    ) -> Result<R, ViewError> {
+        let room = self.await_room();
+        let mut shard = self.shard(who);
+        // Under the lock: closing takes each lock after it has said so, and then nothing changes any more.
+        self.require_serving()?;
+        if !room && must_fit && !shard.holds_usage(who) {
+            return Err(ViewError::Full);
+        }
+        let mut person = shard.load(who, &*self.store).map_err(|err| self.noting_damage(err))?;
+        let (answer, touched) = change(&mut person);
+        let consent = matches!(touched, Touched::Consent | Touched::Both).then(|| person.encode_consent());
+        let usage = matches!(touched, Touched::Usage | Touched::Both).then(|| person.encode_usage());
+        if touched == Touched::Nothing {
+            return Ok(answer);
+        }
+        let journal_full = usage.as_ref().is_some_and(|usage| self.usage.append(USAGE, &[&who.0, usage]));
+        let grown = shard.put(who, consent, usage);
+        drop(shard);
+        let before = self.overlay_bytes.fetch_add(grown, Ordering::Relaxed);
+        let crowded = self.overlay_max() / 2;
+        if journal_full || before < crowded && before + grown >= crowded {
+            self.wake_thread();
+        }
+        Ok(answer)
+    }
+
+    /// Puts a usage part from the journal into the overlay.
+    pub fn restore_usage(&self, who: &Identifier, usage: &[u8]) {
+        let grown = self.shard(who).put(who, None, Some(usage.to_vec()));
+        self.overlay_bytes.fetch_add(grown, Ordering::Relaxed);
+    }
+
+    fn overlay_max(&self) -> i64 {
+        (u64::from(self.config.overlay_max_mib) * MIB).cast_signed()
+    }
+
+    /// Bytes in the overlay.
+    pub fn overlay_bytes(&self) -> u64 {
+        self.overlay_bytes.load(Ordering::Relaxed).max(0).cast_unsigned()
+    }
+
+    /// How full the overlay is, in percent of its bound.
+    pub fn overlay_percent(&self) -> i64 {
+        self.overlay_bytes.load(Ordering::Relaxed) * 100 / self.overlay_max()
+    }
+
+    /// Bytes left the overlay.
+    pub fn freed(&self, bytes: u64) {
+        let now = self.overlay_bytes.fetch_sub(bytes.cast_signed(), Ordering::Relaxed) - bytes.cast_signed();
+        if now < self.overlay_max() {
+            self.room_made.notify_all();
+        }
+    }
+
+    /// Waits a little for room in the overlay while somebody makes it; whether there is some.
+    fn await_room(&self) -> bool {
+        let full = || self.overlay_bytes.load(Ordering::Relaxed) >= self.overlay_max();
+        if !full() {
+            return true;
+        }
+        self.wake_thread();
+        let mut held = self.room.lock();
+        for _ in 0..ROOM_STEPS {
+            if !full() || self.health() != Health::Normal || !self.drained_by_thread.load(Ordering::Acquire) {
+                break;
+            }
+            self.room_made.wait_for(&mut held, ROOM_STEP);
+        }
+        !full()
+    }
+
+    /// Asks the view's thread to look around now.
+    pub fn wake_thread(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            let _held = self.wishes.lock();
+            self.wake.notify_all();
+        }
+    }
+
+    pub fn advance(&self, next: Position) {
+        self.applied.fetch_max(next.as_u64(), Ordering::AcqRel);
+    }
+
+    pub fn applied(&self) -> Position {
+        Position::from_u64(self.applied.load(Ordering::Acquire))
+    }
+}

@@ -1,0 +1,92 @@
+//! What the store says of itself: up to where the ledger is in it, and how its buckets are laid out.
+
+use super::bucket::{DEPTH_MAX, DEPTH_MIN};
+use super::bytes::{Damage, Reader, Writer};
+use super::error::ViewError;
+use super::inner::SHARDS;
+use super::store::Store;
+use crate::ledger::Position;
+
+const VERSION: u8 = 1;
+const KEY: &[u8] = b"meta";
+
+/// What the store says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// All of the ledger before it is in the store.
+    pub position: Position,
+    /// The depth of each shard's buckets.
+    pub depths: [u8; SHARDS],
+    /// Persons per shard. After a crash a few are missing, which only delays a split.
+    pub persons: [u32; SHARDS],
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self { position: Position::START, depths: [DEPTH_MIN; SHARDS], persons: [0; SHARDS] }
+    }
+}
+
+impl Meta {
+    /// Reads it; an empty store has none.
+    pub fn load(store: &dyn Store) -> Result<Option<Self>, ViewError> {
+        let mut read = Ok(None);
+        store.get(KEY, &mut |bytes| read = Self::decode(bytes).map(Some))?;
+        Ok(read?)
+    }
+
+    /// Writes it.
+    pub fn save(&self, store: &dyn Store) -> Result<(), ViewError> {
+        Ok(store.insert(KEY, &self.encode())?)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new(Vec::with_capacity(1024));
+        out.byte(VERSION);
+        out.number(self.position.as_u64());
+        out.raw(&self.depths);
+        self.persons.iter().for_each(|persons| out.number(u64::from(*persons)));
+        out.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut input = Reader::new(bytes);
+        if input.byte()? != VERSION {
+            return Err(Damage("version"));
+        }
+        let position = Position::from_u64(input.number()?);
+        let depths: [u8; SHARDS] = input.array()?;
+        if depths.iter().any(|depth| !(DEPTH_MIN..=DEPTH_MAX).contains(depth)) {
+            return Err(Damage("depth"));
+        }
+        let mut persons = [0; SHARDS];
+        for persons in &mut persons {
+            *persons = u32::try_from(input.number()?).map_err(|_| Damage("count"))?;
+        }
+        input.end()?;
+        Ok(Self { position, depths, persons })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::store::faulty::Disk;
+
+    #[test]
+    fn a_store_remembers_what_it_is() {
+        let disk = Disk::default();
+        assert_eq!(Meta::load(&disk.store()).unwrap(), None);
+        let mut meta = Meta { position: Position::from_u64(u64::MAX), ..Meta::default() };
+        meta.depths[255] = DEPTH_MAX;
+        meta.persons[7] = u32::MAX;
+        meta.save(&disk.store()).unwrap();
+        assert_eq!(Meta::load(&disk.store()).unwrap(), Some(meta.clone()));
+        let bytes = meta.encode();
+        for cut in 0..bytes.len() {
+            assert!(Meta::decode(&bytes[..cut]).is_err());
+        }
+        meta.depths[0] = DEPTH_MAX + 1;
+        assert!(Meta::decode(&meta.encode()).is_err());
+    }
+}

@@ -1,0 +1,468 @@
+//! A person as bytes: few, so that a million of them fit, and quick to read.
+//!
+//! A person has two parts that change apart from each other: *consent*, which the ledger brings, and *usage*,
+//! which sends leave behind. Each starts with a version; an empty part has no bytes at all. Times are differences
+//! to the time before, origins stand once and are referred to by number, words are numbers (`codes`).
+//!
+//! ```text
+//! consent = version, present: u8, [cells], [preferences], [holds], [links], [allowances], [taken], [trail]
+//! usage   = version, [windows], [instructed], [spent], [last allowed], frequency log
+//! ```
+
+use super::bytes::{Damage, Reader, Writer};
+use super::codes::{Code, optional, optional_of};
+use crate::ledger::Position;
+use crate::limits::FrequencyLog;
+use crate::policy::consent::{Cell, Covers, Mark, Marks, OptIn, Register, Request};
+use crate::policy::event::RequestMark;
+use crate::policy::ids::{Identifier, SenderId, TopicId};
+use crate::policy::record::{Allowance, Record, Taken};
+use crate::policy::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod, Purpose, Scope};
+use crate::policy::usage::{LastAllowed, Spent, Usage, Window};
+
+/// The version that both parts start with. Raise it whenever a byte changes its meaning.
+const VERSION: u8 = 1;
+
+/// All that the view keeps of one identifier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Person {
+    /// Consent, from the ledger.
+    pub record: Record,
+    /// Where the person's events are in the ledger, in its order.
+    pub trail: Vec<Position>,
+    /// What sends and inbound messages left behind.
+    pub usage: Usage,
+    /// The times of past sends that count towards caps.
+    pub frequency: FrequencyLog,
+}
+
+/// Which lists of the consent part have something in them.
+mod present {
+    pub const CELLS: u8 = 1;
+    pub const PREFERENCES: u8 = 2;
+    pub const HOLDS: u8 = 4;
+    pub const LINKS: u8 = 8;
+    pub const ALLOWANCES: u8 = 16;
+    pub const TAKEN: u8 = 32;
+    pub const TRAIL: u8 = 64;
+}
+
+/// Which lists of a cell have something in them.
+mod cell {
+    pub const OUTS: u8 = 1;
+    pub const IMPORTED_OUTS: u8 = 2;
+    pub const VOIDS: u8 = 4;
+    pub const OPT_INS: u8 = 8;
+    pub const REQUESTS: u8 = 16;
+}
+
+/// What an opt-in has.
+mod opt_in {
+    pub const COVERS: u8 = 1;
+    pub const BEFORE: u8 = 2;
+    pub const EXPIRE: u8 = 4;
+    pub const CONFIRMS: u8 = 8;
+    pub const IMPORTED: u8 = 16;
+}
+
+impl Person {
+    /// The consent part.
+    #[must_use]
+    pub fn encode_consent(&self) -> Vec<u8> {
+        let record = &self.record;
+        let lists = [
+            (present::CELLS, record.cells.is_empty()),
+            (present::PREFERENCES, record.preferences.is_empty()),
+            (present::HOLDS, record.holds.is_empty()),
+            (present::LINKS, record.links.is_empty()),
+            (present::ALLOWANCES, record.allowances.is_empty()),
+            (present::TAKEN, record.taken.is_empty()),
+            (present::TRAIL, self.trail.is_empty()),
+        ];
+        let lists = flags(&lists);
+        if lists == 0 {
+            return Vec::new();
+        }
+        let mut out = Writer::new(Vec::with_capacity(192));
+        out.byte(VERSION);
+        out.byte(lists);
+        put_list(&mut out, &record.cells, |out, (scope, cell)| {
+            put_scope(out, scope);
+            put_cell(out, cell);
+        });
+        put_list(&mut out, &record.preferences, |out, (sender, register)| {
+            out.text(sender.as_str());
+            put_register(out, register);
+        });
+        put_list(&mut out, &record.holds, |out, (channel, register)| {
+            out.byte(channel.code());
+            put_register(out, register);
+        });
+        put_list(&mut out, &record.links, |out, link| out.raw(&link.0));
+        put_list(&mut out, &record.allowances, |out, allowance| {
+            out.byte(allowance.kind.code() << 4 | optional(allowance.channel));
+            out.event(allowance.event);
+            out.time(allowance.recorded);
+            out.time(allowance.until);
+        });
+        put_list(&mut out, &record.taken, |out, taken| {
+            out.raw(&taken.request.key);
+            out.raw(&taken.request.content);
+            out.event(taken.event);
+        });
+        let mut before = 0;
+        put_list(&mut out, &self.trail, |out, position| {
+            out.number(position.as_u64().wrapping_sub(before));
+            before = position.as_u64();
+        });
+        out.finish()
+    }
+
+    /// The usage part.
+    #[must_use]
+    pub fn encode_usage(&self) -> Vec<u8> {
+        let usage = &self.usage;
+        if usage == &Usage::default() && self.frequency.is_empty() {
+            return Vec::new();
+        }
+        let mut out = Writer::new(Vec::with_capacity(64));
+        out.byte(VERSION);
+        out.count(usage.last_allowed.len());
+        for last in &usage.last_allowed {
+            out.byte(u8::from(last.about.is_some()) << 4 | last.channel.code());
+            out.time(last.time);
+            if let Some(about) = last.about {
+                out.event(about);
+            }
+        }
+        out.count(usage.instructed.len());
+        for (channel, time) in &usage.instructed {
+            out.byte(channel.code());
+            out.time(*time);
+        }
+        out.count(usage.windows.len());
+        for window in &usage.windows {
+            out.byte(u8::from(window.reopened.is_some()) << 4 | window.channel.code());
+            out.text(window.sender.as_str());
+            out.time(window.last);
+            if let Some(reopened) = window.reopened {
+                out.time(reopened);
+            }
+        }
+        out.count(usage.spent.len());
+        for spent in &usage.spent {
+            out.byte(u8::from(spent.message.is_some()));
+            out.event(spent.event);
+            out.time(spent.time);
+            if let Some(message) = spent.message {
+                out.raw(&message);
+            }
+        }
+        out.raw(&self.frequency.encode());
+        out.finish()
+    }
+
+    /// Reads both parts.
+    ///
+    /// # Errors
+    /// When they are not what was written, or were written by another version.
+    pub fn decode(consent: &[u8], usage: &[u8]) -> Result<Self, Damage> {
+        let mut person = Self::default();
+        if !consent.is_empty() {
+            person.take_consent(consent)?;
+        }
+        if !usage.is_empty() {
+            person.take_usage(usage)?;
+        }
+        Ok(person)
+    }
+
+    fn take_consent(&mut self, bytes: &[u8]) -> Result<(), Damage> {
+        let mut input = Reader::new(bytes);
+        version(&mut input)?;
+        let lists = input.byte()?;
+        let record = &mut self.record;
+        if lists & present::CELLS != 0 {
+            record.cells =
+                take_list(&mut input, |input| Ok::<_, Damage>((take_scope(input)?, take_cell(input)?)))?;
+        }
+        if lists & present::PREFERENCES != 0 {
+            record.preferences =
+                take_list(&mut input, |input| Ok((take_sender(input)?, take_register(input)?)))?;
+        }
+        if lists & present::HOLDS != 0 {
+            record.holds =
+                take_list(&mut input, |input| Ok((Channel::of(input.byte()?)?, take_register(input)?)))?;
+        }
+        if lists & present::LINKS != 0 {
+            record.links = take_list(&mut input, |input| input.array().map(Identifier))?;
+        }
+        if lists & present::ALLOWANCES != 0 {
+            record.allowances = take_list(&mut input, |input| {
+                let packed = input.byte()?;
+                Ok(Allowance {
+                    kind: Code::of(packed >> 4)?,
+                    channel: optional_of(packed & 15)?,
+                    event: input.event()?,
+                    recorded: input.time()?,
+                    until: input.time()?,
+                })
+            })?;
+        }
+        if lists & present::TAKEN != 0 {
+            record.taken = take_list(&mut input, |input| {
+                let request = RequestMark { key: input.array()?, content: input.array()? };
+                Ok(Taken { request, event: input.event()? })
+            })?;
+        }
+        if lists & present::TRAIL != 0 {
+            let mut before = 0u64;
+            self.trail = take_list(&mut input, |input| {
+                before = before.wrapping_add(input.number()?);
+                Ok(Position::from_u64(before))
+            })?;
+        }
+        input.end()
+    }
+
+    fn take_usage(&mut self, bytes: &[u8]) -> Result<(), Damage> {
+        let mut input = Reader::new(bytes);
+        version(&mut input)?;
+        let usage = &mut self.usage;
+        usage.last_allowed = take_list(&mut input, |input| {
+            let packed = input.byte()?;
+            let channel = Channel::of(packed & 15)?;
+            let time = input.time()?;
+            let about = if packed >> 4 != 0 { Some(input.event()?) } else { None };
+            Ok(LastAllowed { channel, about, time })
+        })?;
+        usage.instructed = take_list(&mut input, |input| Ok((Channel::of(input.byte()?)?, input.time()?)))?;
+        usage.windows = take_list(&mut input, |input| {
+            let packed = input.byte()?;
+            let channel = Channel::of(packed & 15)?;
+            let sender = take_sender(input)?;
+            let last = input.time()?;
+            let reopened = if packed >> 4 != 0 { Some(input.time()?) } else { None };
+            Ok(Window { channel, sender, last, reopened })
+        })?;
+        usage.spent = take_list(&mut input, |input| {
+            let named = input.byte()? != 0;
+            let event = input.event()?;
+            let time = input.time()?;
+            let message = if named { Some(input.array()?) } else { None };
+            Ok(Spent { event, time, message })
+        })?;
+        self.frequency = FrequencyLog::decode(input.rest()).map_err(|_| Damage("frequency log"))?;
+        Ok(())
+    }
+}
+
+fn version(input: &mut Reader<'_>) -> Result<(), Damage> {
+    if input.byte()? == VERSION { Ok(()) } else { Err(Damage("version")) }
+}
+
+fn flags(lists: &[(u8, bool)]) -> u8 {
+    lists.iter().filter(|(_, empty)| !empty).map(|(flag, _)| flag).sum()
+}
+
+/// A list that is not empty; an empty one has no bytes, its flag tells.
+fn put_list<T>(out: &mut Writer, list: &[T], mut put: impl FnMut(&mut Writer, &T)) {
+    if !list.is_empty() {
+        out.count(list.len());
+        list.iter().for_each(|item| put(out, item));
+    }
+}
+
+fn take_list<'a, T>(
+    input: &mut Reader<'a>,
+    mut take: impl FnMut(&mut Reader<'a>) -> Result<T, Damage>,
+) -> Result<Vec<T>, Damage> {
+    let count = input.count()?;
+    // Damage may claim many more items than there are, each larger in memory than its one byte here.
+    let mut list = Vec::with_capacity(count.min(16));
+    for _ in 0..count {
+        list.push(take(input)?);
+    }
+    Ok(list)
+}
+
+fn put_scope(out: &mut Writer, scope: &Scope) {
+    let channel = optional(scope.channel);
+    match &scope.purpose {
+        Purpose::All => out.byte(channel),
+        Purpose::Category(category) => {
+            out.byte(1 << 4 | channel);
+            out.byte(category.code());
+        }
+        Purpose::Topic(topic) => {
+            out.byte(2 << 4 | channel);
+            out.text(topic.as_str());
+        }
+    }
+}
+
+fn take_scope(input: &mut Reader<'_>) -> Result<Scope, Damage> {
+    let packed = input.byte()?;
+    let purpose = match packed >> 4 {
+        0 => Purpose::All,
+        1 => Purpose::Category(Category::of(input.byte()?)?),
+        2 => Purpose::Topic(TopicId::new(input.text()?).map_err(|_| Damage("topic"))?),
+        _ => return Err(Damage("scope")),
+    };
+    Ok(Scope { channel: optional_of(packed & 15)?, purpose })
+}
+
+fn put_cell(out: &mut Writer, cell: &Cell) {
+    out.byte(flags(&[
+        (cell::OUTS, cell.outs.is_empty()),
+        (cell::IMPORTED_OUTS, cell.imported_outs.is_empty()),
+        (cell::VOIDS, cell.voids.is_empty()),
+        (cell::OPT_INS, cell.opt_ins.is_empty()),
+        (cell::REQUESTS, cell.requests.is_empty()),
+    ]));
+    for marks in [&cell.outs, &cell.imported_outs, &cell.voids] {
+        if !marks.is_empty() {
+            out.count(marks.iter().count());
+            for mark in marks.iter() {
+                out.byte(optional(mark.message.map(|(channel, _)| channel)));
+                out.event(mark.id);
+                out.time(mark.time);
+                mark.message.into_iter().for_each(|(_, time)| out.time(time));
+            }
+        }
+    }
+    put_list(out, &cell.opt_ins, put_opt_in);
+    put_list(out, &cell.requests, put_request);
+}
+
+fn take_cell(input: &mut Reader<'_>) -> Result<Cell, Damage> {
+    let lists = input.byte()?;
+    let mut taken = Cell::default();
+    for (flag, marks) in [
+        (cell::OUTS, &mut taken.outs),
+        (cell::IMPORTED_OUTS, &mut taken.imported_outs),
+        (cell::VOIDS, &mut taken.voids),
+    ] {
+        if lists & flag != 0 {
+            *marks = take_marks(input)?;
+        }
+    }
+    if lists & cell::OPT_INS != 0 {
+        taken.opt_ins = take_list(input, take_opt_in)?;
+    }
+    if lists & cell::REQUESTS != 0 {
+        taken.requests = take_list(input, take_request)?;
+    }
+    Ok(taken)
+}
+
+fn take_marks(input: &mut Reader<'_>) -> Result<Marks, Damage> {
+    let mut marks = Marks::default();
+    for _ in 0..input.count()? {
+        let channel = optional_of(input.byte()?)?;
+        let (id, time) = (input.event()?, input.time()?);
+        let message = channel.map(|channel| Ok((channel, input.time()?))).transpose()?;
+        marks.add(Mark { id, time, message });
+    }
+    Ok(marks)
+}
+
+fn put_covers(out: &mut Writer, covers: &Covers) {
+    out.count(covers.iter().count());
+    covers.iter().for_each(|id| out.event(id));
+}
+
+fn take_covers(input: &mut Reader<'_>) -> Result<Covers, Damage> {
+    let count = input.count()?;
+    (0..count).map(|_| input.event()).collect()
+}
+
+fn put_terms(out: &mut Writer, consent_type: ConsentType, grade: EvidenceGrade, within: Option<Category>) {
+    out.byte(consent_type.code() << 5 | grade.code() << 3 | optional(within));
+}
+
+fn take_terms(input: &mut Reader<'_>) -> Result<(ConsentType, EvidenceGrade, Option<Category>), Damage> {
+    let packed = input.byte()?;
+    Ok((ConsentType::of(packed >> 5)?, EvidenceGrade::of(packed >> 3 & 3)?, optional_of(packed & 7)?))
+}
+
+fn put_opt_in(out: &mut Writer, opt_in: &OptIn) {
+    out.byte(flags(&[
+        (opt_in::COVERS, opt_in.covers.is_empty()),
+        (opt_in::BEFORE, opt_in.before.is_none()),
+        (opt_in::EXPIRE, opt_in.expire.is_none()),
+        (opt_in::CONFIRMS, opt_in.confirms.is_none()),
+        (opt_in::IMPORTED, !opt_in.imported),
+    ]));
+    put_terms(out, opt_in.consent_type, opt_in.grade, opt_in.within);
+    out.event(opt_in.id);
+    out.time(opt_in.occurred);
+    if !opt_in.covers.is_empty() {
+        put_covers(out, &opt_in.covers);
+    }
+    opt_in.before.into_iter().for_each(|before| out.time(before));
+    opt_in.expire.into_iter().for_each(|expire| out.time(expire));
+    opt_in.confirms.into_iter().for_each(|confirms| out.event(confirms));
+}
+
+fn take_opt_in(input: &mut Reader<'_>) -> Result<OptIn, Damage> {
+    let has = input.byte()?;
+    let (consent_type, grade, within) = take_terms(input)?;
+    Ok(OptIn {
+        id: input.event()?,
+        occurred: input.time()?,
+        covers: if has & opt_in::COVERS != 0 { take_covers(input)? } else { Covers::default() },
+        before: if has & opt_in::BEFORE != 0 { Some(input.time()?) } else { None },
+        expire: if has & opt_in::EXPIRE != 0 { Some(input.time()?) } else { None },
+        confirms: if has & opt_in::CONFIRMS != 0 { Some(input.event()?) } else { None },
+        imported: has & opt_in::IMPORTED != 0,
+        within,
+        consent_type,
+        grade,
+    })
+}
+
+fn put_request(out: &mut Writer, request: &Request) {
+    put_terms(out, request.consent_type, request.grade, request.within);
+    out.byte(u8::from(request.opt_in_expire.is_some()) << 4 | request.via.code());
+    out.byte(request.method.code());
+    out.event(request.id);
+    out.time(request.occurred);
+    put_covers(out, &request.covers);
+    out.time(request.expire);
+    request.opt_in_expire.into_iter().for_each(|expire| out.time(expire));
+}
+
+fn take_request(input: &mut Reader<'_>) -> Result<Request, Damage> {
+    let (consent_type, grade, within) = take_terms(input)?;
+    let packed = input.byte()?;
+    Ok(Request {
+        via: Channel::of(packed & 15)?,
+        method: OptInMethod::of(input.byte()?)?,
+        id: input.event()?,
+        occurred: input.time()?,
+        covers: take_covers(input)?,
+        expire: input.time()?,
+        opt_in_expire: if packed >> 4 != 0 { Some(input.time()?) } else { None },
+        within,
+        grade,
+        consent_type,
+    })
+}
+
+fn put_register(out: &mut Writer, register: &Register) {
+    out.byte(u8::from(register.suppresses));
+    out.time(register.time);
+    out.event(register.event);
+}
+
+fn take_register(input: &mut Reader<'_>) -> Result<Register, Damage> {
+    Ok(Register { suppresses: input.byte()? != 0, time: input.time()?, event: input.event()? })
+}
+
+fn take_sender(input: &mut Reader<'_>) -> Result<SenderId, Damage> {
+    SenderId::new(input.text()?).map_err(|_| Damage("sender"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Crashes at any moment: consent comes back with the ledger, and of usage at most what was not written is lost.
+
+use super::*;
+
+const PERSONS: u64 = 12;
+
+/// Random work on one disk, with crashes in between.
+fn run(seed: u64) {
+    let mut dice = Dice::new(seed);
+    let disk = Disk::default();
+    let place = Place::new(Some(disk.clone()));
+    let mut ledger = Ledger::default();
+    let mut view = place.serving(&ledger);
+    // What each person was counted at least, after any crash, and at most.
+    let mut written = [0; PERSONS as usize];
+    let mut counted = [0; PERSONS as usize];
+    for step in 0..120 {
+        match dice.below(16) {
+            0..4 => {
+                ledger.append(&mut dice, PERSONS);
+                ledger.apply_from(&view, ledger.events.len() - 1);
+            }
+            4..11 => {
+                let n = dice.below(PERSONS);
+                counted[n as usize] = count(&view, &person(n)).unwrap();
+            }
+            11 => {
+                view.inner.tend(0);
+                written = counted;
+            }
+            12 | 13 => {
+                view.inner.sweep(Pace::Full).unwrap();
+                written = counted;
+            }
+            14 => {
+                // Cut short in the middle of a sweep: by the store, as a kill would.
+                disk.fail_after(1 + dice.below(12));
+                let _may_fail = view.inner.sweep(Pace::Full);
+                crash(&mut dice, &disk, &place, &ledger, &mut view);
+            }
+            _ => crash(&mut dice, &disk, &place, &ledger, &mut view),
+        }
+        let context = format!("seed {seed}, step {step}");
+        ledger.check(&view, PERSONS, &context);
+        for n in 0..PERSONS as usize {
+            let found = count_of(&view, &person(n as u64));
+            assert!((written[n]..=counted[n]).contains(&found), "{context}: person {n} has {found}");
+            counted[n] = found;
+            written[n] = written[n].min(found);
+        }
+    }
+}
+
+/// Kills the process and starts it again.
+fn crash(dice: &mut Dice, disk: &Disk, place: &Place, ledger: &Ledger, view: &mut View) {
+    let keep = dice.below(disk.unflushed() as u64 + 1) as usize;
+    *view = Place::memory().serving(&Ledger::default());
+    disk.crash(keep);
+    // A kill lets nobody give the view up, as the failing store did.
+    let state = State { ledger: LEDGER, boot: place.boot.clone(), built: true, clean: false };
+    folder::Folder::open(&place.dir()).unwrap().say(&state).unwrap();
+    let (opened, found) = place.open();
+    assert_eq!(found.rebuild, None);
+    ledger.replay(&opened, found.replay_from);
+    *view = opened;
+}
+
+#[test]
+fn crashes_at_random_moments_lose_no_consent_and_little_usage() {
+    (0..60).for_each(run);
+}
+
+#[test]
+fn a_store_that_fails_takes_no_more_writes_and_is_rebuilt() {
+    for fail_after in 1..40 {
+        let mut dice = Dice::new(fail_after);
+        let disk = Disk::default();
+        let mut place = Place::new(Some(disk.clone()));
+        place.config.overlay_max_mib = 1;
+        let mut ledger = Ledger::default();
+        let view = place.serving(&ledger);
+        (0..30).for_each(|_| ledger.append(&mut dice, PERSONS));
+        ledger.apply_from(&view, 0);
+        (0..PERSONS).for_each(|n| assert_eq!(count(&view, &person(n)).unwrap(), 1));
+        disk.fail_after(fail_after);
+        let swept = view.inner.sweep(Pace::Full);
+        let Err(err) = swept else {
+            assert!(fail_after > 10, "the sweep writes more than ten times");
+            continue;
+        };
+        assert!(matches!(err, ViewError::Store(StoreError::Failed(_))), "{err}");
+        let stats = view.stats();
+        assert_eq!(stats.health, Health::Degraded);
+        assert!(stats.fault.unwrap().contains("no space left"));
+        // It answers, takes changes in memory, and leaves the store alone.
+        let writes = disk.writes();
+        ledger.check(&view, PERSONS, "degraded");
+        ledger.append(&mut dice, PERSONS);
+        ledger.apply_from(&view, 30);
+        (0..PERSONS).for_each(|n| assert_eq!(count(&view, &person(n)).unwrap(), 2));
+        assert!(!view.inner.sweep(Pace::Full).unwrap());
+        view.inner.tend(1_000);
+        assert_eq!(disk.writes(), writes);
+        assert!(view.close().is_err());
+        drop(view);
+        let (view, opened) = place.open();
+        assert!(opened.rebuild.is_some());
+        ledger.rebuild(&view);
+        ledger.check(&view, PERSONS, "rebuilt");
+        // The journal was kept: usage that was never drained for good is there.
+        (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 2));
+    }
+}
