@@ -16,8 +16,6 @@ use std::time::Duration;
 use crate::policy::ids::EventId;
 
 mod catalog;
-#[cfg(test)]
-mod crash_tests;
 pub mod disk;
 mod error;
 mod format;
@@ -29,6 +27,8 @@ mod reserve;
 mod scan;
 mod shared;
 pub mod sim;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 mod writer;
 

@@ -112,7 +112,7 @@ impl Header {
 
     /// Reads the header area; one good copy suffices.
     pub(crate) fn parse(area: &[u8]) -> Result<Self, HeaderFault> {
-        if area.iter().all(|byte| *byte == 0) {
+        if *area == [0; HEADER_LEN as usize] {
             return Err(HeaderFault::Blank);
         }
         let first = area.get(..HEADER_COPY_LEN).map_or(Err(HeaderFault::Damaged), Self::parse_copy);
@@ -591,3 +591,6 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
+
+#[cfg(test)]
+mod tests;

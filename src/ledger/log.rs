@@ -219,7 +219,7 @@ impl Log {
         let header = self.header(number);
         let allocated = (HEADER_LEN + len).max(self.sizes.step.min(self.sizes.segment));
         let name = segment_name(number);
-        let Some(file) = make_segment(&*self.disk, &name, header.area(), allocated)? else {
+        let Some(file) = make_segment(&*self.disk, &name, &header.area(), allocated)? else {
             return Ok(false);
         };
         self.begin(file, name, header, allocated)?;
@@ -429,11 +429,12 @@ impl Salts {
 pub(crate) fn make_segment(
     disk: &dyn Disk,
     name: &str,
-    mut bytes: Vec<u8>,
+    bytes: &[u8],
     allocated: u64,
 ) -> Result<Option<Arc<dyn DiskFile>>, Failure> {
-    bytes.resize(bytes.len().max(allocated as usize), 0);
-    make_file(disk, NEW, name, &bytes)
+    let mut whole = vec![0; bytes.len().max(allocated as usize)];
+    whole[..bytes.len()].copy_from_slice(bytes);
+    make_file(disk, NEW, name, &whole)
 }
 
 /// Makes a file under one name and gives it another once its bytes are on disk. `None`: there is no room.

@@ -63,7 +63,7 @@ fn create(
     let header = log.header(1);
     let allocated = sizes.step.min(sizes.segment);
     let name = segment_name(1);
-    match make_segment(&*log.disk, &name, header.area(), allocated)? {
+    match make_segment(&*log.disk, &name, &header.area(), allocated)? {
         Some(file) if log.reserve.is_some() => log.begin(file, name, header, allocated)?,
         _ => return Err(no_space),
     }
@@ -376,7 +376,7 @@ fn place_moved(log: &mut Log, header: &Header, moved: &[u8]) -> Result<Option<Ma
     let len = bytes.len() as u64;
     let allocated = len.max(log.sizes.step.min(log.sizes.segment));
     let name = segment_name(header.number);
-    if let Some(file) = make_segment(&*log.disk, &name, bytes, allocated)? {
+    if let Some(file) = make_segment(&*log.disk, &name, &bytes, allocated)? {
         return Ok(Some((file, name, allocated)));
     }
     let Some(file) = log.reserve.take() else { return Ok(None) };

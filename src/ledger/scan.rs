@@ -20,14 +20,16 @@ pub(crate) struct Cursor {
     /// Nothing is read from here on.
     limit: u64,
     window: Vec<u8>,
+    /// Where the window starts, and how much of it is filled.
     window_at: u64,
+    filled: usize,
     window_len: usize,
 }
 
 impl Cursor {
     /// `limit`: where the records end.
     pub(crate) fn new(file: Arc<dyn DiskFile>, seed: Seed, limit: u64) -> Self {
-        Self { file, seed, limit, window: Vec::new(), window_at: 0, window_len: WINDOW_LEN }
+        Self { file, seed, limit, window: Vec::new(), window_at: 0, filled: 0, window_len: WINDOW_LEN }
     }
 
     /// As [`Cursor::new`], for reading one record only.
@@ -46,24 +48,25 @@ impl Cursor {
 
     /// Forgets what was read, since it may have changed.
     pub(crate) fn forget(&mut self) {
-        self.window.clear();
+        self.filled = 0;
     }
 
     /// `len` bytes from `offset` on, fewer at the limit.
     pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
         let len = len.min(usize::try_from(self.limit.saturating_sub(offset)).unwrap_or(usize::MAX));
-        let held =
-            offset >= self.window_at && offset + len as u64 <= self.window_at + self.window.len() as u64;
+        let held = offset >= self.window_at && offset + len as u64 <= self.window_at + self.filled as u64;
         if !held {
             let most = usize::try_from(self.limit.saturating_sub(offset)).unwrap_or(usize::MAX);
             let wanted = self.window_len.max(len).min(most);
-            self.window.resize(wanted, 0);
-            let read = self.file.read_at(&mut self.window, offset)?;
-            self.window.truncate(read);
+            if self.window.len() < wanted {
+                self.window = vec![0; wanted];
+            }
+            self.filled = 0;
+            self.filled = self.file.read_at(&mut self.window[..wanted], offset)?;
             self.window_at = offset;
         }
         let from = (offset - self.window_at) as usize;
-        let to = (from + len).min(self.window.len());
+        let to = (from + len).min(self.filled);
         Ok(self.window.get(from..to).unwrap_or_default())
     }
 

@@ -45,7 +45,7 @@ enum NameChange {
     Remove(String),
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 struct Inode {
     /// What processes see.
     cache: Vec<u8>,
@@ -85,6 +85,17 @@ impl Dice {
     }
 }
 
+/// As `Vec::resize` with zeros, which is slow where it is not optimised, and tests are not.
+fn set_len(bytes: &mut Vec<u8>, len: usize) {
+    if len <= bytes.len() {
+        bytes.truncate(len);
+    } else {
+        let mut longer = vec![0; len];
+        longer[..bytes.len()].copy_from_slice(bytes);
+        *bytes = longer;
+    }
+}
+
 impl Inode {
     fn mark(&mut self, from: usize, to: usize, sector: usize) {
         if from < to {
@@ -92,22 +103,24 @@ impl Inode {
         }
     }
 
-    /// The disk gets one sector.
-    fn flush(&mut self, index: usize, sector: usize) {
+    /// The disk gets one sector. Returns where it ends.
+    fn flush(&mut self, index: usize, sector: usize) -> usize {
         let from = index * sector;
         let to = (from + sector).min(self.cache.len());
-        if from >= to {
-            return;
+        if from < to {
+            if self.disk.len() < to {
+                set_len(&mut self.disk, to);
+            }
+            self.disk[from..to].copy_from_slice(&self.cache[from..to]);
         }
-        if self.disk.len() < to {
-            self.disk.resize(to, 0);
-        }
-        self.disk[from..to].copy_from_slice(&self.cache[from..to]);
+        to
     }
 
     /// The disk gets some of the dirty sectors, as `dice` has it.
     fn flush_some(&mut self, sector: usize, dice: &mut Dice) {
         let mode = dice.below(4);
+        let mut len = self.disk.len();
+        set_len(&mut self.disk, len.max(self.cache.len()));
         for index in std::mem::take(&mut self.dirty) {
             let keep = match mode {
                 0 => false,
@@ -115,20 +128,21 @@ impl Inode {
                 _ => dice.one_in(2),
             };
             if keep {
-                self.flush(index, sector);
+                len = len.max(self.flush(index, sector));
             }
         }
         // The length is a matter of its own: it may or may not have arrived.
         if dice.one_in(2) {
-            self.disk.resize(self.cache.len(), 0);
+            len = self.cache.len();
         }
+        set_len(&mut self.disk, len);
     }
 
     fn sync(&mut self, sector: usize) {
+        set_len(&mut self.disk, self.cache.len());
         for index in std::mem::take(&mut self.dirty) {
             self.flush(index, sector);
         }
-        self.disk.resize(self.cache.len(), 0);
     }
 }
 
@@ -256,7 +270,7 @@ impl SimDisk {
     pub fn restart_after_power_cut(&self) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        for inode in &mut state.inodes {
+        for inode in state.inodes.iter_mut().filter(|inode| **inode != Inode::default()) {
             inode.flush_some(state.sector, &mut state.dice);
             inode.cache.clone_from(&inode.disk);
         }
@@ -315,6 +329,14 @@ impl SimDisk {
 
 impl State {
     fn begin_run(&mut self) {
+        // What no name leads to any more takes no part.
+        let reachable: BTreeSet<usize> =
+            self.names.values().chain(self.durable_names.values()).copied().collect();
+        for (index, inode) in self.inodes.iter_mut().enumerate() {
+            if !reachable.contains(&index) {
+                *inode = Inode::default();
+            }
+        }
         self.run += 1;
         self.power_off = false;
         self.power_cut_in = None;
@@ -462,7 +484,7 @@ impl DiskFile for SimFile {
         }
         let old_len = inode.cache.len();
         if to > old_len {
-            inode.cache.resize(to, 0);
+            set_len(&mut inode.cache, to);
             inode.mark(old_len, to, state.sector);
         }
         inode.cache[from..to].copy_from_slice(&bytes[..to - from]);
@@ -510,7 +532,7 @@ impl DiskFile for SimFile {
         let inode = &mut state.inodes[self.inode];
         let len = len as usize;
         let old_len = inode.cache.len();
-        inode.cache.resize(len, 0);
+        set_len(&mut inode.cache, len);
         if len > old_len {
             inode.mark(old_len, len, state.sector);
         } else {

@@ -197,6 +197,7 @@ impl Queue {
 
 /// The writer thread's life: groups until it is told to finish or the disk fails.
 pub(super) fn run(mut log: Log, exchange: &Exchange, mut applier: Box<dyn Applier>) {
+    let _guard = EndGuard(exchange);
     loop {
         let work = exchange.next();
         if work.done {
@@ -205,20 +206,28 @@ pub(super) fn run(mut log: Log, exchange: &Exchange, mut applier: Box<dyn Applie
             exchange.end(state);
             return;
         }
-        if let Err(why) = step(&mut log, exchange, &mut *applier, work) {
-            exchange.end(State::Failed(why));
+        if !step(&mut log, exchange, &mut *applier, work) {
             return;
         }
     }
 }
 
-/// One group. The error is what failed the ledger.
-fn step(log: &mut Log, exchange: &Exchange, applier: &mut dyn Applier, work: Work) -> Result<(), String> {
+/// Whatever ends the writer, nobody waits for it in vain.
+struct EndGuard<'a>(&'a Exchange);
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        self.0.end(State::Failed("its writer is gone".to_owned()));
+    }
+}
+
+/// One group. False: the ledger has failed.
+fn step(log: &mut Log, exchange: &Exchange, applier: &mut dyn Applier, work: Work) -> bool {
     let Work { entries, answers, erasures, .. } = work;
     if !entries.is_empty() {
         let verdicts = match log.commit(entries) {
             Ok(verdicts) => verdicts,
-            Err(failure) => return Err(refuse(answers, failure.to_string())),
+            Err(failure) => return fail(exchange, answers, erasures, failure.to_string()),
         };
         exchange.reserve_ready.store(log.reserve.is_some(), Ordering::Relaxed);
         let mut committed: Vec<Committed> = Vec::with_capacity(verdicts.len());
@@ -236,7 +245,12 @@ fn step(log: &mut Log, exchange: &Exchange, applier: &mut dyn Applier, work: Wor
             let head = last.appended.next;
             // The applier touches a store that may panic; the records are safe, but nobody may be told that they count.
             if catch_unwind(AssertUnwindSafe(|| applier.on_durable(&committed))).is_err() {
-                return Err(refuse(answers, "applying a record to the view panicked".to_owned()));
+                return fail(
+                    exchange,
+                    answers,
+                    erasures,
+                    "applying a record to the view panicked".to_owned(),
+                );
             }
             exchange.head.send_replace(head);
         }
@@ -245,22 +259,33 @@ fn step(log: &mut Log, exchange: &Exchange, applier: &mut dyn Applier, work: Wor
             let _ = answer.send(result);
         }
     }
-    for (position, erased) in erasures {
+    let mut erasures = erasures;
+    while let Some((position, erased)) = erasures.pop_front() {
         match log.erase(position) {
             Ok(result) => drop(erased.send(result)),
             Err(failure) => {
-                let why = failure.to_string();
-                let _ = erased.send(Err(AppendError::Failed(why.clone()).into()));
-                return Err(why);
+                erasures.push_front((position, erased));
+                return fail(exchange, Vec::new(), erasures, failure.to_string());
             }
         }
     }
-    Ok(())
+    true
 }
 
-fn refuse(answers: Vec<Answer>, why: String) -> String {
+/// Whoever learns of the failure finds the ledger failed already.
+fn fail(
+    exchange: &Exchange,
+    answers: Vec<Answer>,
+    erasures: VecDeque<(Position, Erased)>,
+    why: String,
+) -> bool {
+    exchange.end(State::Failed(why.clone()));
+    let why = AppendError::Failed(why);
     for answer in answers {
-        let _ = answer.send(Err(AppendError::Failed(why.clone())));
+        let _ = answer.send(Err(why.clone()));
     }
-    why
+    for (_, erased) in erasures {
+        let _ = erased.send(Err(why.clone().into()));
+    }
+    false
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::log::{Log, Sizes, Verdict};
-use super::read::Reader;
-use super::sim::{Dice, SimDisk};
-use super::verify::verify;
-use super::{Appended, Blob, Entry, Opened, Position, Record, recover};
+use crate::ledger::log::{Log, Sizes, Verdict};
+use crate::ledger::read::Reader;
+use crate::ledger::sim::{Dice, SimDisk};
+use crate::ledger::verify::verify;
+use crate::ledger::{Appended, Blob, Entry, Opened, Position, Record, recover};
 
 const KEY_CHECK: [u8; 16] = [7; 16];
 const SEEDS: u64 = 20_000;

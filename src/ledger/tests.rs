@@ -1,0 +1,52 @@
+//! Tests of the ledger as a whole, on the simulated disk unless they say otherwise.
+
+use std::sync::Arc;
+
+use super::log::{Log, Sizes, Verdict};
+use super::read::Reader;
+use super::sim::SimDisk;
+use super::{Appended, Committed, Entry, Opened, Position, ReadError, Record, recover};
+
+mod crash;
+mod real;
+mod rot;
+mod service;
+mod space;
+
+const KEY_CHECK: [u8; 16] = [7; 16];
+
+/// Small enough for several segments, large enough for a few records each.
+const SIZES: Sizes = Sizes { segment: 8192, step: 4096, reserve: 4096, min_free: 0 };
+
+fn entry(payload: &str) -> Entry {
+    Entry { payload: payload.as_bytes().to_vec(), blob: None, priority: false }
+}
+
+fn with_blob(payload: &str, blob: &str) -> Entry {
+    Entry { blob: Some(blob.as_bytes().to_vec()), ..entry(payload) }
+}
+
+fn open(disk: &SimDisk, sizes: Sizes) -> (Log, Opened) {
+    recover::open(Arc::new(disk.clone()), sizes, KEY_CHECK).unwrap()
+}
+
+fn reader(log: &Log) -> Reader {
+    Reader::new(Arc::clone(&log.shared))
+}
+
+/// One group, all of which must fit.
+fn commit(log: &mut Log, entries: Vec<Entry>) -> Vec<Appended> {
+    let committed = |verdict| match verdict {
+        Verdict::Committed(Committed { appended, .. }) => appended,
+        Verdict::NoSpace => panic!("no space"),
+    };
+    log.commit(entries).unwrap().into_iter().map(committed).collect()
+}
+
+fn read_all(log: &Log) -> Vec<Result<Record, ReadError>> {
+    reader(log).iter_from(Position::START).collect()
+}
+
+fn payloads(log: &Log) -> Vec<String> {
+    read_all(log).into_iter().flatten().map(|record| String::from_utf8(record.payload).unwrap()).collect()
+}
