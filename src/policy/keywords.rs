@@ -5,7 +5,7 @@
 //!
 //! The rules, in order. Words are compared as [`normalise`] writes them, after politeness (`please`, `thanks`, `now`) is taken
 //! out.
-//! 1. The whole message is an opt-out, one of the tables' phrases or made up of their words ([`scope`]): [`Outcome::OptOut`].
+//! 1. The whole message is an opt-out, one of the tables' phrases or made up of their words (`no more` + `offers`): [`Outcome::OptOut`].
 //! 2. The whole message is a help word, a program's keyword, an opt-in word or a word of assent: that.
 //! 3. A stop word stands among other words: [`Outcome::Ambiguous`]. A stop sign emoji without an opt-out: the same. A lone 🛑 is
 //!    therefore in doubt, not an opt-out: it suppresses marketing, and a person looks at it.
@@ -170,7 +170,7 @@ fn read<'l>(lexicon: &'l Lexicon, text: &str, order_words: OrderWords, context: 
     let long = text.len() > TEXT_LEN_MAX;
     let ends;
     let looked_at = if long {
-        ends = both_ends(text);
+        ends = both_ends(text, TEXT_LEN_MAX);
         ends.as_str()
     } else {
         text
@@ -227,7 +227,7 @@ fn clear<'l>(
         let keyword = Message::read(lexicon, word);
         keyword.len() > 0 && keyword.flat() == message.flat()
     };
-    if let Some(program) = context.opt_in_words.iter().position(|word| keyword(&word)) {
+    if let Some(program) = context.opt_in_words.iter().position(keyword) {
         return reading(Outcome::Program(program), Role::OptIn);
     }
     if has(whole, Role::OptIn) {
@@ -239,9 +239,9 @@ fn clear<'l>(
     None
 }
 
-/// The first and the last part of a long text.
-fn both_ends(text: &str) -> String {
-    let half = TEXT_LEN_MAX / 2;
+/// The first and the last part of a text longer than `len` bytes, half of that each.
+fn both_ends(text: &str, len: usize) -> String {
+    let half = len / 2;
     let mut first = half;
     while !text.is_char_boundary(first) {
         first -= 1;

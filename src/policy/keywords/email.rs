@@ -1,5 +1,6 @@
 //! The person's own words of an email: what stands above the quoted message and the signature.
 
+use super::both_ends;
 use super::lexicon::{Cut, Lexicon};
 use super::normalise::normalise;
 
@@ -9,11 +10,20 @@ const RULE_LEN_MIN: usize = 8;
 const MARKER_LEN_MAX: usize = 512;
 /// How many bytes of own words are looked through for their end.
 const OWN_WORDS_LEN_MAX: usize = 2 * super::TEXT_LEN_MAX;
+/// Of longer emails the middle is not read, in bytes.
+const EMAIL_LEN_MAX: usize = 64 * 1024;
 
 /// The text above the first quoted line, introduction to one (`On … wrote:`) or signature. Where nothing stands above it, the
 /// unquoted lines below: some people answer underneath. A name under the words is not known for one and stays. Words that go
 /// on for long are cut, yet never to so few that they would pass for a short message.
 pub(super) fn own_words(lexicon: &Lexicon, text: &str) -> String {
+    let shortened;
+    let text = if text.len() > EMAIL_LEN_MAX {
+        shortened = both_ends(text, EMAIL_LEN_MAX);
+        shortened.as_str()
+    } else {
+        text
+    };
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let first = lines.iter().position(|line| !line.is_empty()).unwrap_or(lines.len());
     let own = up_to_end(lexicon, &lines[first..]);

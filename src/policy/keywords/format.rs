@@ -7,7 +7,7 @@ pub const FILES_MAX: usize = 64;
 /// The most phrases that one line with `(a|b)` groups may stand for.
 pub const ALTERNATIVES_MAX: usize = 1_000;
 /// The longest confirmation text, in bytes.
-pub const TEXT_LEN_MAX: usize = 1_024;
+pub const ANSWER_LEN_MAX: usize = 1_024;
 
 use super::lexicon::{Role, TextKind};
 use crate::policy::types::Channel;
@@ -168,8 +168,8 @@ fn check_text(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("the text is empty; write it on the lines below".to_owned());
     }
-    if text.len() > TEXT_LEN_MAX {
-        return Err(format!("the text has {} bytes; at most {TEXT_LEN_MAX} fit", text.len()));
+    if text.len() > ANSWER_LEN_MAX {
+        return Err(format!("the text has {} bytes; at most {ANSWER_LEN_MAX} fit", text.len()));
     }
     let bare = text.replace("{business}", "");
     if bare.len() == text.len() {

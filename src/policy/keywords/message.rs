@@ -133,7 +133,8 @@ impl Message {
 
     /// The tables' phrases that start at a word, the shortest first.
     pub fn found_at<'l>(&self, lexicon: &'l Lexicon, word: usize) -> impl Iterator<Item = Found<'l>> {
-        let ends = word + 1..=self.len().min(word + lexicon.longest_phrase());
+        let longest = lexicon.longest_from(self.phrase(word..word + 1));
+        let ends = word + 1..=self.len().min(word + longest);
         ends.filter_map(move |end| {
             let meanings = lexicon.meanings(self.phrase(word..end));
             (!meanings.is_empty()).then_some(Found { words: word..end, meanings })

@@ -209,6 +209,8 @@ mod tests {
             ("opt__out - now", "OPT OUT NOW"),
             ("stop 👩‍👩‍👧‍👦 🇲🇽 👍🏽 1️⃣", "STOP 1"),
             ("help ℹ️ ™", "HELP"),
+            ("stop 🅿️ Ⓜ️", "STOP"),
+            ("и\u{301}\u{2057}\u{323}", "И\u{323}\u{301}"),
             ("Stooooppp", "STOP"),
             ("désabonné œuvre", "DESABONNE ŒUVRE"),
             ("Schluß", "SCHLUSS"),
@@ -252,7 +254,7 @@ mod tests {
 
         #[test]
         fn a_second_pass_changes_nothing_of_marks(
-            text in "[aиकا\u{300}-\u{330}\u{345}\u{64B}-\u{655}\u{93C}\u{94D}\u{200D}\u{FE0F}\u{FF07}\u{149} ']{0,40}"
+            text in "[aиकا\u{300}-\u{330}\u{345}\u{64B}-\u{655}\u{93C}\u{94D}\u{200D}\u{FE0F}\u{FF07}\u{149}\u{2057} ']{0,40}"
         ) {
             let once = normalise(&text);
             prop_assert_eq!(normalise(&once), once);

@@ -159,7 +159,8 @@ fn longest_piece<'o>(
     words: Range<usize>,
     own: &'o OwnWords,
 ) -> Option<Piece<'o>> {
-    let longest = lexicon.longest_phrase().max(own.longest);
+    let first = message.phrase(words.start..words.start + 1);
+    let longest = lexicon.longest_from(first).max(own.longest);
     let furthest = words.end.min(words.start + longest);
     (words.start + 1..=furthest).rev().find_map(|end| {
         let piece = words.start..end;

@@ -179,6 +179,7 @@ fn words_that_count_everywhere_survive_any_choice_of_languages() {
     assert_eq!(outcome("stopp"), "OPT_OUT");
     assert_eq!(outcome("darme de baja"), "NONE");
     assert_eq!(lexicon.languages(), ["de"]);
+    assert_eq!(classify(&lexicon, Channel::Sms, "STOP", &Context::default()).language, "en");
     let none = Lexicon::with_files(&[], &[]).unwrap();
     assert!(matches!(classify(&none, Channel::Sms, "stop", &Context::default()).outcome, Outcome::OptOut(_)));
 }
@@ -361,7 +362,7 @@ fn every_fault_of_every_file_is_told_at_once() {
     assert_eq!(
         faults(
             &[
-                ("a.txt", "language: en\n[opt_out]\n!!!\nplease leave\nthanks\n[opt_in]\nquit\nunsub\n"),
+                ("a.txt", "language: en\n[opt_out]\n!!!\nplease (leave|go)\nthanks\n[opt_in]\nquit\nunsub\n"),
                 (
                     "b.txt",
                     "language: en\n[alone_only]\nstoop\n[stop_emoji]\nx\n[stop_words]\nst*\n[opt_out]\na b c d e f g h i j k l m\n"
