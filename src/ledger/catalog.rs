@@ -33,14 +33,13 @@ pub(crate) fn segment_number(name: &str) -> Option<u32> {
     digits.parse().ok().filter(|number| well_formed && *number > 0)
 }
 
-/// A segment file.
-#[derive(Clone)]
+/// A segment file. It is opened when it is needed: there may be more segments than a process may have files open.
+#[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u32,
     pub(crate) name: String,
     /// `None`: damaged.
     pub(crate) header: Option<Header>,
-    pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) len: u64,
 }
 
@@ -65,8 +64,8 @@ impl Catalog {
         let mut found = BTreeMap::new();
         for name in &names {
             if let Some(number) = segment_number(name) {
-                let (file, len, header) = open(disk, name)?;
-                found.insert(number, (name.clone(), file, len, header));
+                let (_, len, header) = open(disk, name)?;
+                found.insert(number, (name.clone(), len, header));
             }
         }
         let mut reserve = None;
@@ -81,12 +80,12 @@ impl Catalog {
                 Err(HeaderFault::Damaged) => Some(found.last_key_value().map_or(1, |(last, _)| last + 1)),
             };
             match number {
-                Some(number) => drop(found.insert(number, (RESERVE.to_owned(), file, len, header))),
+                Some(number) => drop(found.insert(number, (RESERVE.to_owned(), len, header))),
                 None => reserve = Some(file),
             }
         }
         let mut identity = None;
-        for (_, _, _, header) in found.values() {
+        for (_, _, header) in found.values() {
             match header {
                 Ok(header) => identity = identity.or(Some(header.identity)),
                 Err(HeaderFault::Version(version)) => return Err(other_version(*version)),
@@ -98,14 +97,14 @@ impl Catalog {
         }
         let mut catalog =
             Self { identity, segments: Vec::new(), replaced: Vec::new(), reserve, damages: Vec::new() };
-        for (number, (name, file, len, header)) in found {
+        for (number, (name, len, header)) in found {
             // A header of another place or ledger says nothing about this segment.
             let header =
                 header.ok().filter(|header| header.number == number && Some(header.identity) == identity);
             if header.is_none() {
                 catalog.damages.push(Damage { segment: number, from: 0, to: HEADER_LEN });
             }
-            catalog.segments.push(Segment { number, name, header, file, len });
+            catalog.segments.push(Segment { number, name, header, len });
         }
         catalog.drop_replaced();
         catalog.find_missing();
@@ -151,15 +150,25 @@ impl Segment {
         Seed::new(&identity.ledger, self.number)
     }
 
+    /// Opens its file.
+    pub(crate) fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>, OpenError> {
+        disk.open(&self.name).map_err(io_error("open", &self.name))
+    }
+
     /// Its footer, if a good one ends the file.
-    pub(crate) fn footer(&self, identity: &Identity) -> io::Result<Option<Footer>> {
+    pub(crate) fn footer(&self, disk: &dyn Disk, identity: &Identity) -> Result<Option<Footer>, OpenError> {
+        let file = self.open(disk)?;
+        self.read_footer(&*file, identity).map_err(io_error("read", &self.name))
+    }
+
+    fn read_footer(&self, file: &dyn DiskFile, identity: &Identity) -> io::Result<Option<Footer>> {
         let mut trailer = [0; FOOTER_TRAILER_LEN];
         let Some(trailer_at) = self.len.checked_sub(FOOTER_TRAILER_LEN as u64) else { return Ok(None) };
-        self.file.read_at(&mut trailer, trailer_at)?;
+        file.read_at(&mut trailer, trailer_at)?;
         let start = Footer::len_from_trailer(&trailer).and_then(|len| self.len.checked_sub(len));
         let Some(start) = start.filter(|start| *start >= HEADER_LEN) else { return Ok(None) };
         let mut bytes = vec![0; (self.len - start) as usize];
-        self.file.read_at(&mut bytes, start)?;
+        file.read_at(&mut bytes, start)?;
         Ok(Footer::parse(&bytes, self.seed(identity), start).filter(|footer| footer.number == self.number))
     }
 }

@@ -49,6 +49,8 @@ pub trait DiskFile: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+    /// Whether parts of the file have no place on the disk yet, so that writing there may fail for lack of space.
+    fn has_holes(&self) -> io::Result<bool>;
     /// Cuts the file off, or grows it with a hole, to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
 }

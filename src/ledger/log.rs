@@ -296,11 +296,8 @@ impl Log {
     /// Closes the log in order.
     pub(crate) fn close(&mut self) -> Result<(), Failure> {
         match self.active.take() {
-            // A segment without records needs no footer: the next start goes on with it.
-            Some(active) if active.contents.records > 0 => {
-                self.prior = Prior { number: active.number, end: active.end };
-                self.seal(active)
-            }
+            // Closing would give away what is left of the reserve; the next start goes on there.
+            Some(active) if active.name != RESERVE => self.seal(active),
             _ => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use super::catalog::{Catalog, NEW, NEW_RESERVE, RESERVE, Segment, io_error, segm
 use super::disk::{Disk, DiskFile};
 use super::format::{Contents, Footer, HEADER_LEN, Header, Identity, Seed, record_len_at, reseal};
 use super::log::{
-    Active, Failure, Log, Prior, Salts, Sizes, close_segment, make_file, make_segment, remove_all,
+    Active, Failure, Log, Prior, Salts, Sizes, close_segment, make_file, make_segment, remove_all, space_low,
 };
 use super::read::position;
 use super::reserve::{wipe_reserve, write_reserve_header};
@@ -55,10 +55,9 @@ fn create(
     let mut ledger = [0; 16];
     disk.random(&mut ledger).map_err(io_error("get randomness for", "."))?;
     let mut log = Log::new(disk, sizes, Identity { ledger, key_check });
-    log.reserve = catalog.reserve;
-    match &log.reserve {
-        Some(file) => wipe_reserve(&**file)?,
-        None => log.reserve = make_file(&*log.disk, NEW_RESERVE, RESERVE, &vec![0; sizes.reserve as usize])?,
+    adopt_reserve(&mut log, &catalog)?;
+    if log.reserve.is_none() {
+        log.reserve = make_file(&*log.disk, NEW_RESERVE, RESERVE, &vec![0; sizes.reserve as usize])?;
     }
     let header = log.header(1);
     let allocated = sizes.step.min(sizes.segment);
@@ -78,14 +77,15 @@ fn recover(
     identity: Identity,
     mut catalog: Catalog,
 ) -> Result<(Log, Opened), OpenError> {
-    if let Some(Segment { name, header: Some(header), file, .. }) = catalog.segments.last()
-        && name == RESERVE
+    if let Some(segment) = catalog.segments.last().filter(|segment| segment.name == RESERVE)
+        && let Some(header) = &segment.header
     {
         // Its header may be in the page cache only, after a sync that failed; what it replaces must not go before it is on disk.
-        write_reserve_header(&**file, header)?;
+        write_reserve_header(&*segment.open(&*disk)?, header)?;
     }
     remove_all(&*disk, &catalog.replaced)?;
-    let mut log = Log::new(disk, sizes, identity);
+    let mut log = Log::new(Arc::clone(&disk), sizes, identity);
+    let disk = &*disk;
     let mut opened =
         Opened { clean: true, damages: std::mem::take(&mut catalog.damages), ..Opened::default() };
     let mut table = Table::default();
@@ -95,10 +95,10 @@ fn recover(
         log.next_number = segment.number + 1;
         let is_last = index + 1 == catalog.segments.len();
         let (end, contents) = if is_last {
-            match settled_by_footer(segment, &identity, None)? {
+            match settled_by_footer(disk, segment, &identity, None)? {
                 Some(footer) => (footer.end, footer.contents),
                 None => {
-                    let scan = scan_last(segment, &identity)?;
+                    let scan = scan_last(disk, segment, &identity)?;
                     let found = (scan.end, scan.all());
                     opened.clean = false;
                     opened.cut_bytes = scan.cut_bytes;
@@ -109,18 +109,18 @@ fn recover(
             }
         } else {
             let known_end = catalog.known_end(index);
-            match settled_by_footer(segment, &identity, known_end)? {
+            match settled_by_footer(disk, segment, &identity, known_end)? {
                 Some(footer) => {
                     // If the last start failed right after cutting off what it had moved, the cut may not be on disk yet.
                     if index + 2 == catalog.segments.len() {
-                        segment.file.fdatasync().map_err(io_error("sync", &segment.name))?;
+                        segment.open(disk)?.fdatasync().map_err(io_error("sync", &segment.name))?;
                     }
                     (footer.end, footer.contents)
                 }
                 None => {
-                    let scan = scan_closed(segment, &identity, known_end)?;
+                    let scan = scan_closed(disk, segment, &identity, known_end)?;
                     opened.damages.extend_from_slice(&scan.damages);
-                    finish_closing(segment, &identity, known_end, &scan)?;
+                    finish_closing(disk, segment, &identity, known_end, &scan)?;
                     (known_end.unwrap_or(scan.end), scan.all())
                 }
             }
@@ -177,12 +177,19 @@ impl Log {
 
 impl Log {
     /// Goes on writing a segment that is there already.
-    fn resume(&mut self, segment: &Segment, end: u64, contents: Contents, damaged: bool) {
+    fn resume(
+        &mut self,
+        segment: &Segment,
+        file: Arc<dyn DiskFile>,
+        end: u64,
+        contents: Contents,
+        damaged: bool,
+    ) {
         if let Some(extent) = self.shared.table.write().extents.last_mut() {
-            extent.file = Some(Arc::clone(&segment.file));
+            extent.file = Some(Arc::clone(&file));
         }
         self.active = Some(Active {
-            file: Arc::clone(&segment.file),
+            file,
             number: segment.number,
             name: segment.name.clone(),
             seed: segment.seed(&self.identity),
@@ -219,29 +226,31 @@ impl Heads {
 }
 
 fn settled_by_footer(
+    disk: &dyn Disk,
     segment: &Segment,
     identity: &Identity,
     known_end: Option<u64>,
 ) -> Result<Option<Footer>, OpenError> {
-    let footer = segment.footer(identity).map_err(io_error("read", &segment.name))?;
+    let footer = segment.footer(disk, identity)?;
     Ok(footer.filter(|footer| known_end.is_none_or(|end| end == footer.end)))
 }
 
 /// Scans the last segment, which was not closed in order.
-pub(crate) fn scan_last(segment: &Segment, identity: &Identity) -> Result<Scan, OpenError> {
-    let mut cursor = Cursor::new(Arc::clone(&segment.file), segment.seed(identity), segment.len);
+pub(crate) fn scan_last(disk: &dyn Disk, segment: &Segment, identity: &Identity) -> Result<Scan, OpenError> {
+    let mut cursor = Cursor::new(segment.open(disk)?, segment.seed(identity), segment.len);
     let ending = Ending::Open { first_batch: segment.header.map(|header| header.first_batch) };
     scan(&mut cursor, segment.number, ending).map_err(io_error("read", &segment.name))
 }
 
 /// Scans a segment that others follow.
 pub(crate) fn scan_closed(
+    disk: &dyn Disk,
     segment: &Segment,
     identity: &Identity,
     known_end: Option<u64>,
 ) -> Result<Scan, OpenError> {
     let fault = || io_error("read", &segment.name);
-    let mut cursor = Cursor::new(Arc::clone(&segment.file), segment.seed(identity), segment.len);
+    let mut cursor = Cursor::new(segment.open(disk)?, segment.seed(identity), segment.len);
     let end = match known_end {
         Some(end) => end,
         None => cursor.used_end(HEADER_LEN).map_err(fault())?,
@@ -252,25 +261,33 @@ pub(crate) fn scan_closed(
 
 /// Does what a crash kept the last start from: cuts off what is void behind the end, and writes the footer of a sound segment.
 fn finish_closing(
+    disk: &dyn Disk,
     segment: &Segment,
     identity: &Identity,
     known_end: Option<u64>,
     scan: &Scan,
 ) -> Result<(), OpenError> {
     let Some(end) = known_end else { return Ok(()) };
+    let file = segment.open(disk)?;
     if !scan.damages.is_empty() || segment.header.is_none() {
         if segment.len > end {
-            segment.file.set_len(end).map_err(io_error("cut", &segment.name))?;
-            segment.file.fdatasync().map_err(io_error("sync", &segment.name))?;
+            file.set_len(end).map_err(io_error("cut", &segment.name))?;
+            file.fdatasync().map_err(io_error("sync", &segment.name))?;
         }
         return Ok(());
     }
     let footer = Footer { number: segment.number, end, contents: scan.all() };
-    Ok(close_segment(&*segment.file, &segment.name, footer, segment.seed(identity))?)
+    Ok(close_segment(&*file, &segment.name, footer, segment.seed(identity))?)
 }
 
+/// Takes over the reserve that is there, if it is worth its name.
 fn adopt_reserve(log: &mut Log, catalog: &Catalog) -> Result<(), OpenError> {
-    if let Some(file) = &catalog.reserve {
+    let Some(file) = &catalog.reserve else { return Ok(()) };
+    // A copy made by a backup may be all holes, which reserve nothing.
+    let room = !file.has_holes().map_err(io_error("measure", RESERVE))?;
+    let len = file.len().map_err(io_error("measure", RESERVE))?;
+    // One of another size is replaced when there is space for that.
+    if room && (len == log.sizes.reserve || space_low(&*log.disk, &log.sizes, false)) {
         wipe_reserve(&**file)?;
         log.reserve = Some(Arc::clone(file));
     }
@@ -284,7 +301,8 @@ fn settle(log: &mut Log, segment: &Segment, scan: Scan) -> Result<(), OpenError>
     };
     let seed = segment.seed(&log.identity);
     let mut batch = vec![0; (scan.end - start) as usize];
-    segment.file.read_at(&mut batch, start).map_err(io_error("read", &segment.name))?;
+    let file = segment.open(&*log.disk)?;
+    file.read_at(&mut batch, start).map_err(io_error("read", &segment.name))?;
     // Nothing else in there: the new segment takes the old one's place.
     let replaces = start == HEADER_LEN && segment.header.is_some();
     let (previous, previous_end) = match segment.header {
@@ -300,8 +318,11 @@ fn settle(log: &mut Log, segment: &Segment, scan: Scan) -> Result<(), OpenError>
         first_batch: log.batch,
     };
     let moved = reseal_all(batch.clone(), Seed::new(&log.identity.ledger, header.number), HEADER_LEN);
-    let Some(made) = place_moved(log, &header, &moved)? else {
-        return rewrite_in_place(log, segment, scan, reseal_all(batch, seed, start), start);
+    // What is left of a reserve in use is worth more than another place for the batch.
+    let in_place = segment.name == RESERVE && space_low(&*log.disk, &log.sizes, false);
+    let made = if in_place { None } else { place_moved(log, &header, &moved)? };
+    let Some(made) = made else {
+        return rewrite_in_place(log, segment, file, scan, reseal_all(batch, seed, start), start);
     };
     log.next_number = header.number + 1;
     let (file, name, allocated) = made;
@@ -338,7 +359,7 @@ fn settle(log: &mut Log, segment: &Segment, scan: Scan) -> Result<(), OpenError>
         return Ok(remove_all(&*log.disk, std::slice::from_ref(&segment.name))?);
     }
     let before = Scan { last_batch: Vec::new(), ..scan };
-    finish_closing(segment, &log.identity, Some(start), &before)
+    finish_closing(&*log.disk, segment, &log.identity, Some(start), &before)
 }
 
 /// A segment that holds only its header goes on being written, once that header is durable for certain.
@@ -346,9 +367,10 @@ fn resume_empty(log: &mut Log, segment: &Segment, cut_bytes: u64) -> Result<(), 
     let Some(header) = segment.header else { return Ok(()) };
     let mut bytes = header.area();
     bytes.resize(bytes.len() + cut_bytes as usize, 0);
-    segment.file.write_at(&bytes, 0).map_err(io_error("write", &segment.name))?;
-    segment.file.fdatasync().map_err(io_error("sync", &segment.name))?;
-    log.resume(segment, HEADER_LEN, Contents::default(), false);
+    let file = segment.open(&*log.disk)?;
+    file.write_at(&bytes, 0).map_err(io_error("write", &segment.name))?;
+    file.fdatasync().map_err(io_error("sync", &segment.name))?;
+    log.resume(segment, file, HEADER_LEN, Contents::default(), false);
     Ok(())
 }
 
@@ -395,14 +417,15 @@ fn place_moved(log: &mut Log, header: &Header, moved: &[u8]) -> Result<Option<Ma
 fn rewrite_in_place(
     log: &mut Log,
     segment: &Segment,
+    file: Arc<dyn DiskFile>,
     scan: Scan,
     mut batch: Vec<u8>,
     start: u64,
 ) -> Result<(), OpenError> {
     batch.resize(batch.len() + scan.cut_bytes as usize, 0);
-    segment.file.write_at(&batch, start).map_err(io_error("write", &segment.name))?;
-    segment.file.fdatasync().map_err(io_error("sync", &segment.name))?;
+    file.write_at(&batch, start).map_err(io_error("write", &segment.name))?;
+    file.fdatasync().map_err(io_error("sync", &segment.name))?;
     let damaged = !scan.damages.is_empty() || segment.header.is_none();
-    log.resume(segment, scan.end, scan.all(), damaged);
+    log.resume(segment, file, scan.end, scan.all(), damaged);
     Ok(())
 }

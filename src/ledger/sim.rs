@@ -36,6 +36,8 @@ struct State {
     /// Handles of an earlier run are dead.
     run: u64,
     operations: u64,
+    handles: usize,
+    handles_max: usize,
 }
 
 #[derive(Clone)]
@@ -232,6 +234,8 @@ impl SimDisk {
             locked: false,
             run: 0,
             operations: 0,
+            handles: 0,
+            handles_max: 0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -254,6 +258,11 @@ impl SimDisk {
     /// How many writing operations there were.
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
+    }
+
+    /// How many files were open at once, at most.
+    pub fn handles_max(&self) -> usize {
+        self.state.lock().handles_max
     }
 
     /// How many bytes all files may have together.
@@ -351,6 +360,12 @@ struct SimFile {
     run: u64,
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state.lock().handles -= 1;
+    }
+}
+
 struct SimLock {
     disk: SimDisk,
     run: u64,
@@ -366,7 +381,10 @@ impl Drop for SimLock {
 }
 
 impl SimDisk {
-    fn handle(&self, inode: usize, run: u64) -> Arc<dyn DiskFile> {
+    fn handle(&self, state: &mut State, inode: usize) -> Arc<dyn DiskFile> {
+        let run = state.run;
+        state.handles += 1;
+        state.handles_max = state.handles_max.max(state.handles);
         Arc::new(SimFile { disk: self.clone(), inode, run })
     }
 
@@ -390,14 +408,14 @@ impl Disk for SimDisk {
             state.inodes.push(Inode::default());
             Ok(NameChange::Bind(name.to_owned(), made))
         })?;
-        let run = self.state.lock().run;
-        Ok(self.handle(made, run))
+        Ok(self.handle(&mut self.state.lock(), made))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.check(None)?;
-        Ok(self.handle(state.find(name)?, state.run))
+        let inode = state.find(name)?;
+        Ok(self.handle(&mut state, inode))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -522,6 +540,10 @@ impl DiskFile for SimFile {
         let state = self.disk.state.lock();
         state.check(Some(self.run))?;
         Ok(state.inodes[self.inode].cache.len() as u64)
+    }
+
+    fn has_holes(&self) -> io::Result<bool> {
+        Ok(false)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

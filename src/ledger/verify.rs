@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use super::catalog::{Catalog, Segment};
 use super::disk::Disk;
@@ -154,8 +153,8 @@ fn look(disk: &dyn Disk, key_check: Option<[u8; 16]>) -> Result<Report, OpenErro
     }
     for (index, segment) in catalog.segments.iter().enumerate() {
         report.segments += 1;
-        let end = end_of(&catalog, index, segment, &identity, &mut report)?;
-        let mut cursor = Cursor::new(Arc::clone(&segment.file), segment.seed(&identity), end);
+        let end = end_of(disk, &catalog, index, segment, &identity, &mut report)?;
+        let mut cursor = Cursor::new(segment.open(disk)?, segment.seed(&identity), end);
         walk(&mut cursor, segment, &mut report).map_err(|source| OpenError::Io {
             what: "read",
             name: segment.name.clone(),
@@ -167,6 +166,7 @@ fn look(disk: &dyn Disk, key_check: Option<[u8; 16]>) -> Result<Report, OpenErro
 
 /// Where the segment's records end.
 fn end_of(
+    disk: &dyn Disk,
     catalog: &Catalog,
     index: usize,
     segment: &Segment,
@@ -178,16 +178,15 @@ fn end_of(
     if let Some(end) = known_end {
         return Ok(end);
     }
-    let footer = segment.footer(identity).map_err(super::catalog::io_error("read", &segment.name))?;
-    if let Some(footer) = footer {
+    if let Some(footer) = segment.footer(disk, identity)? {
         return Ok(footer.end);
     }
     if is_last {
-        let scan = scan_last(segment, identity)?;
+        let scan = scan_last(disk, segment, identity)?;
         report.tail_bytes = scan.cut_bytes;
         return Ok(scan.end);
     }
-    Ok(scan_closed(segment, identity, None)?.end)
+    Ok(scan_closed(disk, segment, identity, None)?.end)
 }
 
 fn walk(cursor: &mut Cursor, segment: &Segment, report: &mut Report) -> std::io::Result<()> {

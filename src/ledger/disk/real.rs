@@ -1,9 +1,10 @@
 //! A directory of the filesystem.
 
+use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use super::{Disk, DiskFile};
 
+/// What `stat` counts a file's blocks in.
+const STAT_BLOCK_BYTES: u64 = 512;
 /// How often a held lock is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -148,6 +151,11 @@ impl DiskFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
 
+    fn has_holes(&self) -> io::Result<bool> {
+        let metadata = self.0.metadata()?;
+        Ok(metadata.blocks().saturating_mul(STAT_BLOCK_BYTES) < metadata.len())
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
@@ -162,10 +170,10 @@ fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let handle = File::open(dir)?;
+    let path = CString::new(dir.as_os_str().as_bytes())?;
     let mut figures = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the descriptor is open for the whole call and `figures` is writable memory of the right type.
-    let answer = unsafe { libc::fstatvfs(handle.as_raw_fd(), figures.as_mut_ptr()) };
+    // SAFETY: the path ends with a zero byte and `figures` is writable memory of the right type.
+    let answer = unsafe { libc::statvfs(path.as_ptr(), figures.as_mut_ptr()) };
     if answer != 0 {
         return Err(io::Error::last_os_error());
     }

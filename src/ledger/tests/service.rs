@@ -327,3 +327,34 @@ fn an_entry_shows_no_bytes_in_debug() {
     let shown = format!("{:?}", with_blob("+15550100", "+15550101"));
     assert!(!shown.contains("15550") && !shown.contains("49, 53"), "{shown}");
 }
+
+#[test]
+fn a_ledger_of_many_segments_needs_few_open_files() {
+    let disk = SimDisk::new(14);
+    for run in 0..60 {
+        let (mut log, opened) = open(&disk, SIZES);
+        assert!(opened.clean);
+        commit(&mut log, vec![entry("x")]);
+        assert_eq!(read_all(&log).len(), run + 1);
+        log.close().unwrap();
+    }
+    let (log, _) = open(&disk, SIZES);
+    assert_eq!(log.shared.table.read().extents.len(), 60);
+    assert!(disk.handles_max() <= 8, "{} files open", disk.handles_max());
+}
+
+#[test]
+fn starts_that_die_again_and_again_pile_up_no_segments() {
+    let disk = SimDisk::new(15);
+    let (mut log, _) = open(&disk, SIZES);
+    let place = commit(&mut log, vec![entry("x")])[0];
+    drop(log);
+    for _ in 0..20 {
+        disk.restart_after_kill();
+        let (log, opened) = open(&disk, SIZES);
+        assert!(!opened.clean);
+        assert_eq!(log.shared.table.read().extents.len(), 1);
+        assert_eq!(reader(&log).read_at(place.position).unwrap().appended.id, place.id);
+        assert!(reader(&log).iter_from(place.next).next().is_none());
+    }
+}

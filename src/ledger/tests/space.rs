@@ -104,3 +104,15 @@ fn a_new_ledger_needs_room_for_its_reserve() {
     disk.set_capacity(u64::MAX);
     assert!(open(&disk, FULL).1.created);
 }
+
+#[test]
+fn a_reserve_of_another_size_is_replaced() {
+    let disk = SimDisk::new(5);
+    let (mut log, _) = open(&disk, FULL);
+    log.close().unwrap();
+    let larger = Sizes { reserve: 2 * FULL.reserve, ..FULL };
+    disk.set_capacity(disk.used_bytes());
+    assert_eq!(open(&disk, larger).0.reserve.unwrap().len().unwrap(), FULL.reserve);
+    disk.set_capacity(u64::MAX);
+    assert_eq!(open(&disk, larger).0.reserve.unwrap().len().unwrap(), larger.reserve);
+}
