@@ -20,6 +20,7 @@ mod span;
 mod system;
 #[cfg(test)]
 mod tests;
+mod word_lists;
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -151,6 +152,8 @@ pub struct Keywords {
     pub languages: Vec<String>,
     /// A folder whose lists add to or replace the built-in ones.
     pub dir: Option<PathBuf>,
+    /// A number that changes with any word of the lists.
+    pub fingerprint: u64,
 }
 
 /// Everything that can be configured.
@@ -182,10 +185,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let keywords = Keywords {
-            languages: KEYWORD_LANGUAGES.iter().map(|code| (*code).to_owned()).collect(),
-            dir: None,
-        };
+        let keywords = Keywords::default();
         Self {
             server: Server {
                 listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051)),
@@ -380,12 +380,13 @@ fn judge(root: &Node, report: &mut Report) -> Config {
     };
     system::read(&mut top, &mut config, report);
     let mut defaults = Rules::built_in();
-    if let Some(mut section) = top.get("defaults").and_then(|at| Section::open(at, report)) {
+    let mut section = top.get("defaults").and_then(|at| Section::open(at, report));
+    let lexicon = word_lists::read(section.as_mut(), &mut config.keywords, report);
+    if let Some(mut section) = section {
         policy_keys::read(&mut section, &mut defaults, report);
-        system::read_keywords(&mut section, &mut config.keywords, report);
         section.close(report);
     }
-    let businesses = business::read_all(&mut top, &defaults, report);
+    let businesses = business::read_all(&mut top, &defaults, lexicon.as_deref(), report);
     top.close(report);
     config.rules = rule_book(defaults, businesses, &config.keywords);
     config

@@ -7,6 +7,7 @@ use super::policy_keys::{self, INITIATED};
 use super::read::{At, Section};
 use super::{doubts, read};
 use crate::policy::ids::{BusinessId, SenderId, TopicId};
+use crate::policy::keywords::Lexicon;
 use crate::policy::rules::{OptInProgram, Rules, TemplateSeed};
 use crate::policy::types::{Category, Channel, TemplateStatus};
 
@@ -20,7 +21,12 @@ pub const PROGRAMS_MAX: usize = 1_000;
 pub const PROGRAM_WORDS_MAX: usize = 64;
 
 /// Reads every business over the defaults.
-pub(super) fn read_all(top: &mut Section<'_>, defaults: &Rules, report: &mut Report) -> Vec<Rules> {
+pub(super) fn read_all(
+    top: &mut Section<'_>,
+    defaults: &Rules,
+    lexicon: Option<&Lexicon>,
+    report: &mut Report,
+) -> Vec<Rules> {
     let Some(at) = top.get("businesses") else {
         return Vec::new();
     };
@@ -32,7 +38,7 @@ pub(super) fn read_all(top: &mut Section<'_>, defaults: &Rules, report: &mut Rep
             "list your businesses: others are then refused",
         );
     }
-    let mut owners = Owners::default();
+    let mut shared = Shared { lexicon, senders: BTreeMap::new(), accounts: BTreeMap::new() };
     let mut businesses = Vec::new();
     for entry in entries {
         let inner = at.child(entry);
@@ -48,7 +54,7 @@ pub(super) fn read_all(top: &mut Section<'_>, defaults: &Rules, report: &mut Rep
         let mut rules = Rules { business_id: id, ..defaults.clone() };
         if let Some(section) = Section::open(inner, report) {
             let at = At { node: section.at.node, path: section.at.path.clone() };
-            read_one(section, &mut rules, &mut owners, report);
+            read_one(section, &mut rules, &mut shared, report);
             doubts::about(&rules, &entry.place, &at.path, report);
         }
         businesses.push(rules);
@@ -56,14 +62,14 @@ pub(super) fn read_all(top: &mut Section<'_>, defaults: &Rules, report: &mut Rep
     businesses
 }
 
-/// Which business named a sender or account first.
-#[derive(Default)]
-struct Owners {
+/// What all businesses share: the word lists, and which business named a sender or account first.
+struct Shared<'l> {
+    lexicon: Option<&'l Lexicon>,
     senders: BTreeMap<String, String>,
     accounts: BTreeMap<String, String>,
 }
 
-fn read_one(mut section: Section<'_>, rules: &mut Rules, owners: &mut Owners, report: &mut Report) {
+fn read_one(mut section: Section<'_>, rules: &mut Rules, shared: &mut Shared<'_>, report: &mut Report) {
     section.read("display_name", report, &mut rules.display_name, |at, report| {
         at.text(report).map(|text| Some(text.trim().to_owned()))
     });
@@ -75,12 +81,12 @@ fn read_one(mut section: Section<'_>, rules: &mut Rules, owners: &mut Owners, re
     let business = section.at.path.clone();
     section.read("whatsapp_accounts", report, &mut rules.whatsapp_accounts, |at, report| {
         let ids = ids(at, report)?;
-        owned(&ids, &business, &mut owners.accounts, report);
+        owned(&ids, &business, &mut shared.accounts, report);
         Some(ids.into_iter().map(|(id, _)| id).collect())
     });
     section.read("senders", report, &mut rules.senders, |at, report| {
         let ids = ids(at, report)?;
-        owned(&ids, &business, &mut owners.senders, report);
+        owned(&ids, &business, &mut shared.senders, report);
         Some(ids.iter().filter_map(|(id, _)| SenderId::new(id).ok()).collect())
     });
     section.read("topics", report, &mut rules.topics, topics);
@@ -88,7 +94,7 @@ fn read_one(mut section: Section<'_>, rules: &mut Rules, owners: &mut Owners, re
         rules.templates = templates(&at, &rules.topics, report);
     }
     if let Some(at) = section.get("opt_in_programs") {
-        rules.opt_in_programs = programs(&at, rules, report);
+        rules.opt_in_programs = programs(&at, rules, shared.lexicon, report);
     }
     policy_keys::read(&mut section, rules, report);
     if let Some(at) = section.get("keywords") {
@@ -256,7 +262,7 @@ fn language(at: &At<'_>, report: &mut Report) -> Option<String> {
     None
 }
 
-fn programs(at: &At<'_>, rules: &Rules, report: &mut Report) -> Vec<OptInProgram> {
+fn programs(at: &At<'_>, rules: &Rules, lexicon: Option<&Lexicon>, report: &mut Report) -> Vec<OptInProgram> {
     let items = at.list(report).unwrap_or_default();
     if items.len() > PROGRAMS_MAX {
         at.fault(
@@ -281,6 +287,18 @@ fn programs(at: &At<'_>, rules: &Rules, report: &mut Report) -> Vec<OptInProgram
                     report,
                     format!("the {kind} {} already joins on {}", quote(word), program.channel),
                     "let each word join one program per channel",
+                );
+            }
+        }
+        for word in &program.keywords {
+            if let Some(meaning) = lexicon.and_then(|lexicon| lexicon.reserved(word)) {
+                item.fault(
+                    report,
+                    format!(
+                        "the word {} means {meaning} to everybody and cannot join a program",
+                        quote(word)
+                    ),
+                    "choose another word",
                 );
             }
         }

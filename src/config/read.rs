@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::fault::{Report, nearest, quote};
 use super::node::{Entry, Node, Value, join};
@@ -322,6 +323,16 @@ impl<'n> At<'n> {
             }
         }
         found
+    }
+
+    /// A path of a file or folder.
+    pub(super) fn path(&self, report: &mut Report) -> Option<PathBuf> {
+        let text = self.text(report)?;
+        if text.contains('\0') {
+            self.fault(report, "a path cannot hold a NUL character", "correct the path");
+            return None;
+        }
+        Some(PathBuf::from(text))
     }
 
     /// A socket address, e.g. `127.0.0.1:50051`.

@@ -459,7 +459,7 @@ mod tests {
             last.needs_restart,
             [
                 "server.drain",
-                "defaults.keywords.languages",
+                "defaults.keywords",
                 "decision_log.path",
                 "decision_log.keep",
                 "decision_log.buffer",

@@ -46,7 +46,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         opt_out_wait_ms,
         allow_plaintext,
     } = replication;
-    let Keywords { languages, dir } = keywords;
+    let Keywords { languages, dir, fingerprint } = keywords;
     let mut lines = vec![
         ("server.listen", format!("{listen:?}")),
         ("server.uds", format!("{uds:?}")),
@@ -74,8 +74,8 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         ("replication.bootstrap_budget", format!("{bootstrap_budget_ms}")),
         ("replication.opt_out_wait", format!("{opt_out_wait_ms}")),
         ("replication.allow_plaintext", format!("{allow_plaintext}")),
-        ("defaults.keywords.languages", format!("{languages:?}")),
-        ("defaults.keywords.dir", format!("{dir:?}")),
+        // The words too: the lists in the folder may have changed.
+        ("defaults.keywords", format!("{languages:?} {dir:?} {fingerprint:x}")),
     ];
     if let Some(DecisionLog { path, keep_ms, buffer, on_full }) = decision_log {
         lines.extend([

@@ -1,14 +1,10 @@
 //! The part that needs a restart: sockets, files, memory, logs, peers.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use super::fault::{Report, quote};
 use super::read::{At, Section};
-use super::{
-    Config, DecisionLog, KEYWORD_LANGUAGES, Keywords, Ledger, OnFull, Replication, Role, Server, Telemetry,
-    View,
-};
+use super::{Config, DecisionLog, Ledger, OnFull, Replication, Role, Server, Telemetry, View};
 use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 
 /// The most connections a listener may take.
@@ -27,16 +23,14 @@ pub const KEEP_MS_MAX: i64 = 3_660 * DAY_MS;
 pub const BUFFER_MAX: u32 = 1_000_000;
 /// The most peers.
 pub const PEERS_MAX: usize = 64;
-/// The most languages of word lists.
-pub const LANGUAGES_MAX: usize = 64;
 
 /// Reads every section but the policy's.
 pub(super) fn read(top: &mut Section<'_>, config: &mut Config, report: &mut Report) {
     if let Some(section) = top.get("server").and_then(|at| Section::open(at, report)) {
         read_server(section, &mut config.server, report);
     }
-    top.read("data_dir", report, &mut config.data_dir, path);
-    top.read("key_file", report, &mut config.key_file, |at, report| at.or_null(report, path));
+    top.read("data_dir", report, &mut config.data_dir, At::path);
+    top.read("key_file", report, &mut config.key_file, |at, report| at.or_null(report, At::path));
     if let Some(mut section) = top.get("view").and_then(|at| Section::open(at, report)) {
         let View { page_cache_mib, record_cache_mib } = &mut config.view;
         section.read("page_cache_mib", report, page_cache_mib, size);
@@ -74,7 +68,7 @@ fn read_server(mut section: Section<'_>, server: &mut Server, report: &mut Repor
     let http = section.get("http");
     let Server { listen: grpc, uds, uds_mode, http: side, webhooks, max_connections, drain_ms } = server;
     section.read("listen", report, grpc, |at, report| at.or_null(report, At::socket));
-    section.read("uds", report, uds, |at, report| at.or_null(report, path));
+    section.read("uds", report, uds, |at, report| at.or_null(report, At::path));
     section.read("uds_mode", report, uds_mode, mode);
     section.read("http", report, side, |at, report| at.or_null(report, At::socket));
     section.read("webhooks", report, webhooks, |at, report| {
@@ -128,7 +122,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 fn read_decision_log(mut section: Section<'_>, report: &mut Report) -> DecisionLog {
     let mut log = DecisionLog::default();
     let DecisionLog { path: folder, keep_ms, buffer, on_full } = &mut log;
-    section.read("path", report, folder, path);
+    section.read("path", report, folder, At::path);
     section.read("keep", report, keep_ms, |at, report| {
         at.span(report, HOUR_MS..=KEEP_MS_MAX).and_then(|ms| u64::try_from(ms).ok())
     });
@@ -216,48 +210,6 @@ fn read_peers(at: &At<'_>, report: &mut Report) -> Option<Vec<String>> {
     (peers.len() == items.len()).then_some(peers)
 }
 
-/// Reads the word lists' settings, which stand among the defaults and are the same for everyone.
-pub(super) fn read_keywords(defaults: &mut Section<'_>, keywords: &mut Keywords, report: &mut Report) {
-    let Some(mut section) = defaults.get("keywords").and_then(|at| Section::open(at, report)) else {
-        return;
-    };
-    let Keywords { languages, dir } = keywords;
-    section.read("dir", report, dir, |at, report| at.or_null(report, path));
-    let own_lists = dir.is_some();
-    section.read("languages", report, languages, |at, report| {
-        let items = at.list(report)?;
-        if items.is_empty() || items.len() > LANGUAGES_MAX {
-            at.fault(
-                report,
-                "a STOP could not be understood in any language, or in too many",
-                format!("list 1 to {LANGUAGES_MAX} languages"),
-            );
-            return None;
-        }
-        let mut codes: Vec<String> = Vec::new();
-        for item in &items {
-            let Some(code) = item.text(report) else { continue };
-            let is_code = (2..=3).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_lowercase());
-            if !is_code || !own_lists && !KEYWORD_LANGUAGES.contains(&code) {
-                item.fault(
-                    report,
-                    format!("there is no built-in word list for {}", quote(code)),
-                    format!(
-                        "choose among {}, or set `dir` to a folder with your own",
-                        KEYWORD_LANGUAGES.join(", ")
-                    ),
-                );
-            } else if codes.iter().any(|known| known == code) {
-                item.fault(report, format!("{} is listed twice", quote(code)), "keep one of the two");
-            } else {
-                codes.push(code.to_owned());
-            }
-        }
-        (codes.len() == items.len()).then_some(codes)
-    });
-    section.close(report);
-}
-
 /// Refuses a setting whose feature is missing: it must not look as if it worked.
 fn not_built(at: &At<'_>, report: &mut Report, feature: &str) {
     at.fault(
@@ -273,15 +225,6 @@ fn size(at: &At<'_>, report: &mut Report) -> Option<u32> {
 
 fn span(at: &At<'_>, report: &mut Report, max_ms: i64) -> Option<u64> {
     at.span(report, 1..=max_ms).and_then(|ms| u64::try_from(ms).ok())
-}
-
-fn path(at: &At<'_>, report: &mut Report) -> Option<PathBuf> {
-    let text = at.text(report)?;
-    if text.contains('\0') {
-        at.fault(report, "a path cannot hold a NUL character", "correct the path");
-        return None;
-    }
-    Some(PathBuf::from(text))
 }
 
 /// Permissions in octal, as `chmod` writes them.

@@ -1,8 +1,10 @@
 //! Whole configurations in, settings or faults out.
 
+mod bounds;
 mod faults;
 mod sentences;
 mod sources;
+mod word_lists;
 
 use std::path::PathBuf;
 
