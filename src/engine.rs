@@ -1,3 +1,186 @@
 //! The application layer: one door for every entrance.
+//!
+//! It knows the policy, the ledger, the view and the limits, and puts them in order. It has never heard of
+//! gRPC, HTTP, command lines or sled.
 
+pub mod audit;
+pub mod book;
+pub mod check;
 pub mod codec;
+pub mod decision;
+pub mod error;
+pub mod feedback;
+pub mod import;
+pub mod inbound;
+pub mod people;
+pub mod record;
+pub mod registry;
+pub mod start;
+pub mod stripes;
+pub mod token;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::key::ClusterKey;
+use crate::ledger::Ledger;
+use crate::limits::Limiter;
+use crate::policy::keywords::Lexicon;
+use crate::view::View;
+
+pub use book::Book;
+pub use check::{CheckAnswer, CheckRequest, Mode, RequestedContent};
+pub use decision::DecisionSink;
+pub use error::EngineError;
+
+use stripes::Stripes;
+use token::Vector;
+
+/// Whether the engine answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Opening, replaying or rebuilding.
+    Starting,
+    /// Serving.
+    Serving,
+    /// Closing.
+    Stopping,
+}
+
+/// The engine. Clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the engine is made of.
+pub(crate) struct Inner {
+    clock: Arc<dyn Clock>,
+    key: ClusterKey,
+    ledger: Ledger,
+    view: View,
+    limiter: Limiter,
+    book: ArcSwap<Book>,
+    lexicon: ArcSwap<Lexicon>,
+    stripes: Stripes,
+    vector: Arc<Vector>,
+    /// An event could not be applied: the view lacks something the ledger holds, so nothing is allowed.
+    behind: Arc<AtomicBool>,
+    sink: Arc<dyn DecisionSink>,
+    /// Numbers this run's decisions.
+    serial: AtomicU64,
+    /// Tells this run's numbers from another's.
+    run: [u8; 8],
+    phase: watch::Sender<Phase>,
+}
+
+impl Inner {
+    pub(crate) fn book(&self) -> Arc<Book> {
+        self.book.load_full()
+    }
+
+    pub(crate) fn lexicon(&self) -> Arc<Lexicon> {
+        self.lexicon.load_full()
+    }
+
+    /// Whether calls are answered now.
+    pub(crate) fn serving(&self) -> Result<(), EngineError> {
+        match *self.phase.borrow() {
+            Phase::Starting => Err(EngineError::NotServing("starting")),
+            Phase::Serving => Ok(()),
+            Phase::Stopping => Err(EngineError::NotServing("stopping")),
+        }
+    }
+
+    /// Whether the view holds everything that the ledger does.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
+    }
+}
+
+impl Engine {
+    /// The rules in force.
+    #[must_use]
+    pub fn book(&self) -> Arc<Book> {
+        self.inner.book()
+    }
+
+    /// Puts new rules in force; checks under way finish by the old ones.
+    pub fn set_book(&self, book: Book) {
+        self.inner.book.store(Arc::new(book));
+    }
+
+    /// Puts new word lists in force.
+    pub fn set_lexicon(&self, lexicon: Lexicon) {
+        self.inner.lexicon.store(Arc::new(lexicon));
+    }
+
+    /// Whether calls are answered.
+    #[must_use]
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.inner.phase.subscribe()
+    }
+
+    /// The ledger, for readers and health.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.inner.ledger
+    }
+
+    /// The view's figures and state, for metrics and health.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.inner.view
+    }
+
+    /// The limits' figures, for metrics.
+    #[must_use]
+    pub fn limiter(&self) -> &Limiter {
+        &self.inner.limiter
+    }
+
+    /// The cluster key's uses that entrances need: hashing a request's content and a person's address.
+    #[must_use]
+    pub fn key(&self) -> &ClusterKey {
+        &self.inner.key
+    }
+
+    /// The token of everything applied here.
+    #[must_use]
+    pub fn as_of(&self) -> Arc<str> {
+        self.inner.vector.token()
+    }
+
+    /// A name for this run.
+    #[must_use]
+    pub fn run_name(&self) -> String {
+        self.inner.run.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The opt-out instructions to include where they are due.
+    #[must_use]
+    pub fn instructions(&self, business: &str) -> String {
+        let book = self.inner.book();
+        let name = book.rules(business).and_then(|rules| rules.display_name.clone());
+        match name {
+            Some(name) => format!("Reply STOP to end messages from {name}."),
+            None => "Reply STOP to end messages.".to_owned(),
+        }
+    }
+
+    /// The engine's clock.
+    #[must_use]
+    pub fn now(&self) -> crate::policy::time::Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// Whether the view lacks something the ledger holds: then nothing is allowed until a restart.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.inner.is_behind()
+    }
+}

@@ -3,10 +3,12 @@
 //! Knows tonic and hyper; decides nothing. [`stack`] surrounds every call, [`routes`] leads it to its service, [`status`] is
 //! the one table of errors, [`server`] accepts connections and stops in good order.
 
+pub mod convert;
 pub mod health;
 pub mod method;
 pub mod reflection;
 pub mod routes;
 pub mod server;
+pub mod services;
 pub mod stack;
 pub mod status;

@@ -7,6 +7,7 @@ pub mod consent;
 pub mod describe;
 pub mod event;
 pub mod evidence;
+pub mod feedback;
 pub mod ids;
 pub mod keywords;
 pub mod quiet_hours;
@@ -15,6 +16,7 @@ pub mod recorder;
 pub mod report;
 pub mod rules;
 pub mod standing;
+pub mod state;
 #[cfg(test)]
 pub(crate) mod strategies;
 pub mod time;

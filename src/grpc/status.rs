@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use prost_types::Any;
+use tonic::codegen::Bytes;
 use tonic::{Code, Status};
 use tonic_types::pb as rpc;
 
@@ -58,6 +59,21 @@ pub enum ApiError {
     /// The person is opted out and the opt-in does not say that it came after.
     #[error("the person is opted out; name the opt-outs in `supersedes` only if the person acted after them")]
     Unsuperseded(Vec<v1::OptOutRef>),
+    /// Businesses are configured, and this is not one.
+    #[error("`business_id` is not configured here; add it under `businesses`")]
+    UnknownBusiness,
+    /// The request to confirm does not wait.
+    #[error("the opt-in request is not pending: unknown, lapsed, or an opt-out came after it")]
+    NotPending,
+    /// More identifiers are linked to the person than are followed.
+    #[error("too many identifiers are linked to this person; ask an operator to look at the links")]
+    TooManyLinks,
+    /// The opt-outs of a request were recorded; the rest was refused.
+    #[error("{refusal}; the opt-outs of the request were recorded all the same")]
+    OnlyOptOuts {
+        /// Why the rest was refused.
+        refusal: Box<ApiError>,
+    },
     /// The thing asked for is not there.
     #[error("no such {0}")]
     NotFound(&'static str),
@@ -129,6 +145,10 @@ impl ApiError {
             Self::Undecodable => row(Code::InvalidArgument, "MALFORMED_MESSAGE", None),
             Self::RequestIdReused => row(Code::AlreadyExists, "REQUEST_ID_REUSED", None),
             Self::Unsuperseded(_) => row(Code::FailedPrecondition, "UNSUPERSEDED_OPT_OUTS", None),
+            Self::UnknownBusiness => row(Code::NotFound, "UNKNOWN_BUSINESS", None),
+            Self::NotPending => row(Code::FailedPrecondition, "NOT_PENDING", None),
+            Self::TooManyLinks => row(Code::FailedPrecondition, "TOO_MANY_LINKS", None),
+            Self::OnlyOptOuts { refusal } => Row { reason: "ONLY_OPT_OUTS_RECORDED", ..refusal.row() },
             Self::NotFound(_) => row(Code::NotFound, "NOT_FOUND", None),
             Self::UnknownCursor => row(Code::OutOfRange, "UNKNOWN_CURSOR", None),
             Self::DiskLow => row(Code::ResourceExhausted, "DISK_LOW", Some(Duration::from_secs(30))),
@@ -182,7 +202,11 @@ impl From<ApiError> for Status {
                 }
                 details.push(any("optgate.v1.UnsupersededOptOuts", &v1::UnsupersededOptOuts { opt_outs }));
             }
+            ApiError::OnlyOptOuts { refusal } => return only_opt_outs(*refusal, message),
             ApiError::NotFound(_)
+            | ApiError::UnknownBusiness
+            | ApiError::NotPending
+            | ApiError::TooManyLinks
             | ApiError::MessageTooLarge
             | ApiError::Undecodable
             | ApiError::RequestIdReused
@@ -207,6 +231,12 @@ impl From<ApiError> for Status {
         let status = rpc::Status { code: code as i32, message: message.clone(), details };
         Status::with_details(code, message, status.encode_to_vec().into())
     }
+}
+
+/// The refusal's own status, saying that the opt-outs are kept.
+fn only_opt_outs(refusal: ApiError, message: String) -> Status {
+    let status = Status::from(refusal);
+    Status::with_details(status.code(), message, Bytes::copy_from_slice(status.details()))
 }
 
 fn any(name: &str, message: &impl prost::Message) -> Any {
@@ -287,6 +317,9 @@ mod tests {
                 event: Some(v1::EventId { origin: "0".repeat(32), sequence: 7 }),
                 ..Default::default()
             }]),
+            ApiError::UnknownBusiness,
+            ApiError::NotPending,
+            ApiError::TooManyLinks,
             ApiError::NotFound("template"),
             ApiError::UnknownCursor,
             ApiError::DiskLow,

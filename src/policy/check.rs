@@ -62,6 +62,8 @@ pub struct Facts<'a> {
     pub zones: &'a [jiff::tz::TimeZone],
     /// Whether this replica may have missed an opt-out.
     pub stale: bool,
+    /// Whether it lacks a write that the caller insists on.
+    pub unseen_write: bool,
 }
 
 /// A rule that fails.
@@ -157,7 +159,7 @@ pub fn check(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules, now: Timestamp) 
         found.deny(Reason::UnknownSender, || "the sender is not among the business's `senders`".into());
     }
     let category = judge_consent(send, facts, &known, &judged, window, about, rules, now, &mut found);
-    judge_sender(facts, found.reply, &mut found);
+    judge_sender(facts, found.reply, now, &mut found);
     if let Some(fault) = &judged.template_fault {
         found.deny_until(fault.reason, fault.retry_at, || fault.detail.clone());
     }
@@ -453,15 +455,19 @@ const fn is_consent_reason(reason: Reason) -> bool {
     )
 }
 
-fn judge_sender(facts: &Facts<'_>, reply: bool, found: &mut Found) {
-    let Some(sender) = facts.sender else { return };
+fn judge_sender(facts: &Facts<'_>, reply: bool, now: Timestamp, found: &mut Found) {
+    let Some(sender) = facts.sender.filter(|sender| sender.status_until.is_none_or(|until| now < until)) else {
+        return;
+    };
     let denies = match sender.status {
         SenderStatus::Connected | SenderStatus::Flagged => false,
         SenderStatus::Restricted => !reply,
         SenderStatus::Pending | SenderStatus::Offline | SenderStatus::Banned => true,
     };
     if denies {
-        found.deny(Reason::SenderSuspended, || format!("the sender's status is {}", sender.status));
+        found.deny_until(Reason::SenderSuspended, sender.status_until, || {
+            format!("the sender's status is {}", sender.status)
+        });
     }
 }
 
@@ -475,6 +481,12 @@ fn judge_region(send: &Send<'_>, facts: &Facts<'_>, category: Category, rules: &
 }
 
 fn judge_freshness(facts: &Facts<'_>, category: Category, rules: &Rules, found: &mut Found) -> bool {
+    if facts.unseen_write {
+        found.deny(Reason::Stale, || {
+            "the write named by `at_least_as_fresh` has not arrived here; retry".into()
+        });
+        return false;
+    }
     if !facts.stale {
         return false;
     }
@@ -516,7 +528,9 @@ fn judge_quiet_hours(
     }
 }
 
-fn owes_instructions(usage: &Usage, channel: Channel, rules: &Rules, now: Timestamp) -> bool {
+/// Whether opt-out instructions are due on `channel`.
+#[must_use]
+pub fn owes_instructions(usage: &Usage, channel: Channel, rules: &Rules, now: Timestamp) -> bool {
     let Some(last) = usage.instructed(channel) else { return true };
     match rules.opt_out_instructions.get(&channel) {
         Some(InstructionPeriod::EveryMessage) => true,

@@ -195,6 +195,8 @@ pub struct SenderEntry {
     pub quality: Quality,
     /// What it may do.
     pub status: SenderStatus,
+    /// When that ends, where the provider said.
+    pub status_until: Option<Timestamp>,
     /// When this became so.
     pub time: Timestamp,
 }

@@ -7,7 +7,8 @@ use super::report::{
     self, FieldViolation, InvalidateReport, OptInReport, OptOutReport, ReleaseReport, Report, RequestReport,
 };
 use super::rules::Rules;
-use super::standing::{self, Against, Known, Relation, Standing, Subject};
+use super::standing::{self, Against, Known, Relation, Standing};
+use super::state;
 use super::time::{DAY_MS, Timestamp};
 use super::types::{
     Category, Channel, ConsentType, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope,
@@ -244,21 +245,10 @@ pub fn is_repeat(scopes: &[Scope], known: &[Known<'_>], rules: &Rules, now: Time
         });
         outs_here
             && channels.iter().all(|channel| {
-                let subject = subject_of(&scope.purpose, *channel, rules);
+                let subject = state::subject(&scope.purpose, *channel, rules);
                 standing::standing(known, &subject, rules, now).standing == Standing::OptedOut
             })
     })
-}
-
-fn subject_of<'a>(purpose: &'a Purpose, channel: Channel, rules: &Rules) -> Subject<'a> {
-    match purpose {
-        Purpose::All => Subject { channel, category: Category::Service, topic: None },
-        Purpose::Category(category) => Subject { channel, category: *category, topic: None },
-        Purpose::Topic(topic) => {
-            let category = rules.category_of(topic).unwrap_or(Category::Marketing);
-            Subject { channel, category, topic: Some(topic) }
-        }
-    }
 }
 
 fn hold_of(known: &[Known<'_>], channel: Channel) -> Option<Timestamp> {
@@ -392,7 +382,7 @@ fn unsuperseded(
     let mut missing = Vec::new();
     for (scope, within) in scopes {
         let Some(channel) = scope.channel else { continue };
-        let mut subject = subject_of(&scope.purpose, channel, rules);
+        let mut subject = state::subject(&scope.purpose, channel, rules);
         subject.category = within.unwrap_or(subject.category);
         if standing::standing(known, &subject, rules, now).standing != Standing::OptedOut {
             continue;
@@ -466,7 +456,7 @@ pub fn confirm(
     let own = known.iter().find(|known| known.relation == Relation::Own)?;
     let mut confirmed: Option<OptIn> = None;
     for (scope, pending) in own.record.request(request) {
-        let subject = subject_of(&scope.purpose, scope.channel?, rules);
+        let subject = state::subject(&scope.purpose, scope.channel?, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
         if now >= pending.expire || !standing::is_live(pending, &against) {
             return None;
@@ -520,7 +510,7 @@ pub fn renew(
     let Some(own) = known.iter().find(|known| known.relation == Relation::Own) else { return Vec::new() };
     let mut renewed: Vec<OptIn> = Vec::new();
     for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
-        let subject = subject_of(&scope.purpose, channel, rules);
+        let subject = state::subject(&scope.purpose, channel, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
         for ended in cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)) {
             let by: Vec<&Mark> = against

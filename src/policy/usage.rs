@@ -102,6 +102,11 @@ impl Usage {
         }
     }
 
+    /// Opt-out instructions are owed on `channel` again.
+    pub fn owe_instructions(&mut self, channel: Channel) {
+        self.instructed.retain(|(at, _)| *at != channel);
+    }
+
     /// Whether the message about `event` was sent.
     #[must_use]
     pub fn is_spent(&self, event: EventId) -> bool {

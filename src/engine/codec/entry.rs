@@ -27,13 +27,14 @@ pub fn encode_entry(entry: &LedgerEntry) -> Vec<u8> {
     let entry = match entry {
         LedgerEntry::Consent(event) => Entry::Consent(write_event(event)),
         LedgerEntry::Template(template) => Entry::Template(write_template(template)),
-        LedgerEntry::Sender(SenderEntry { business, sender, quality, status, time }) => {
+        LedgerEntry::Sender(SenderEntry { business, sender, quality, status, status_until, time }) => {
             Entry::Sender(pb::SenderEntry {
                 business: business.as_str().into(),
                 sender: sender.as_str().into(),
                 quality: quality.number(),
                 status: status.number(),
                 time_ms: time.0,
+                status_until_ms: status_until.map(|until| until.0),
             })
         }
         LedgerEntry::Erasure { business, subject, recorded, events } => Entry::Erasure(pb::Erasure {
@@ -69,12 +70,13 @@ pub fn decode_entry(bytes: &[u8]) -> Result<LedgerEntry, PayloadFault> {
     match entry {
         Some(Entry::Consent(event)) => Ok(LedgerEntry::Consent(read_event(event)?)),
         Some(Entry::Template(template)) => Ok(LedgerEntry::Template(read_template(template)?)),
-        Some(Entry::Sender(pb::SenderEntry { business, sender, quality, status, time_ms })) => {
+        Some(Entry::Sender(pb::SenderEntry { business, sender, quality, status, time_ms, status_until_ms })) => {
             Ok(LedgerEntry::Sender(SenderEntry {
                 business: read_business(&business)?,
                 sender: read_id(&sender, "sender", SenderId::new)?,
                 quality: Quality::read(quality, "quality")?,
                 status: SenderStatus::read(status, "status")?,
+                status_until: status_until_ms.map(Timestamp),
                 time: Timestamp(time_ms),
             }))
         }

@@ -230,6 +230,7 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
                 sender: SenderId::new("109876543210").unwrap(),
                 quality: Quality::Yellow,
                 status: SenderStatus::Flagged,
+                status_until: None,
                 time: NOW,
             }),
         ),

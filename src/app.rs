@@ -1,0 +1,392 @@
+//! The whole process: connects the parts, and nothing else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::reload::{Pace, Reloader};
+use crate::config::{Config, Sources};
+use crate::engine::book::Book;
+use crate::engine::start::{CloseError, Parts, StartError, Started};
+use crate::engine::{Engine, EngineError};
+use crate::grpc::server::Lifecycle;
+use crate::grpc::services::{admin, consent, inbound, send};
+use crate::grpc::{self, health, reflection, routes::Routes};
+use crate::http;
+use crate::key::{ClusterKey, KeyError};
+use crate::ledger::disk::RealDisk;
+use crate::ledger::{self};
+use crate::net::accept::Uncounted;
+use crate::net::listen::{BindError, Listener, UNIX_CONNECTIONS_MAX};
+use crate::policy::keywords::Lexicon;
+use crate::readiness::{Obstacle, Readiness};
+use crate::telemetry::Telemetry;
+use crate::telemetry::calls::{Calls, Shared as SharedCalls};
+use crate::telemetry::decisions::{DecisionLogError, Decisions};
+use crate::telemetry::metrics::gauges;
+use crate::{limits, view};
+
+/// The key's file in the data directory.
+pub const KEY_FILE: &str = "optgate.key";
+/// The ledger's folder in the data directory.
+pub const LEDGER_DIR: &str = "ledger";
+/// The view's folder in the data directory.
+pub const VIEW_DIR: &str = "view";
+
+/// How often usage is written down: what a SIGKILL loses.
+const NOTE_EVERY: Duration = Duration::from_millis(500);
+/// How often the ledger's health is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+/// Why the process ends.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory cannot be made.
+    #[error("the data directory {} cannot be used: {source}", dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The key cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The engine does not open.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A listener cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The word lists have faults.
+    #[error("the keyword files have faults:\n{0}")]
+    Keywords(String),
+    /// The decision log cannot be written.
+    #[error(transparent)]
+    DecisionLog(#[from] DecisionLogError),
+    /// A task that everything rests on ended.
+    #[error("the {0} task ended by itself; see the log")]
+    Ended(&'static str),
+    /// The end could not be written.
+    #[error(transparent)]
+    Close(#[from] CloseError),
+}
+
+/// Opens, serves until SIGTERM or SIGINT, drains, closes.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Result<(), AppError> {
+    let readiness = Readiness::starting();
+    let (listeners, http_listener) = bind(&config)?;
+    let stop = CancellationToken::new();
+    // Probes are answered from the first moment, also while a view is rebuilt.
+    let metrics = telemetry.metrics_handle();
+    let http_engine: Arc<std::sync::OnceLock<Engine>> = Arc::default();
+    let render = {
+        let (engine, readiness, metrics) = (Arc::clone(&http_engine), readiness.clone(), Arc::clone(&metrics));
+        Arc::new(move || {
+            if let Some(engine) = engine.get() {
+                gauges(engine, &readiness);
+            }
+            metrics.render()
+        })
+    };
+    let http_stop = CancellationToken::new();
+    let http_task = http_listener.map(|listener| {
+        tracing::info!(address = %listener.addr(), "health and metrics are on /healthz, /readyz and /metrics");
+        let routes = http::routes(readiness.clone(), render);
+        tokio::spawn(http::serve(listener, routes, http_stop.clone(), Duration::from_secs(1)))
+    });
+
+    let decisions = Decisions::start(metrics, config.decision_log.as_ref(), &config.data_dir)?;
+    let opening = (config.clone(), Arc::clone(&decisions));
+    let opened = tokio::task::spawn_blocking(move || open(&opening.0, opening.1)).await;
+    let (engine, started) = opened.map_err(|_| AppError::Ended("opening"))??;
+    let _ = http_engine.set(engine.clone());
+    greet(&config, &started);
+    readiness.clear(Obstacle::Starting);
+
+    let reloader = Reloader::new(sources, config.clone(), Pace::default(), || SystemClock.now());
+    let status = reloader.status();
+    let mut tasks = Tasks::default();
+    tasks.spawn("reload", apply_reloads(engine.clone(), reloader.rules(), stop.clone()));
+    tasks.spawn("configuration", reloader.run(stop.clone()));
+    tasks.spawn("usage", note_usage(engine.clone(), stop.clone()));
+    tasks.spawn("ledger watch", watch_ledger(engine.clone(), readiness.clone(), stop.clone()));
+    tasks.spawn("signal", wait_for_signal(stop.clone()));
+    let lifecycle = Lifecycle { stop: stop.clone(), end_streams: CancellationToken::new() };
+    let host = Arc::new(Host { config: config.clone(), check: engine.key().check_value(), status });
+    let routes = Routes::new()
+        .send(send::Send::new(engine.clone()))
+        .consent(consent::Consent::new(engine.clone(), lifecycle.end_streams.clone()))
+        .inbound(inbound::Inbound::new(engine.clone()))
+        .admin(admin::Admin::new(engine.clone(), readiness.clone(), host, engine.run_name()))
+        .other(health::service(readiness.clone()))
+        .other(reflection::current().map_err(|_| AppError::Ended("reflection"))?)
+        .other(reflection::alpha().map_err(|_| AppError::Ended("reflection"))?);
+    for listener in &listeners {
+        tracing::info!(address = %listener.addr(), "serving gRPC");
+    }
+    let server_config = grpc::server::Config {
+        drain: Duration::from_millis(config.server.drain_ms),
+        ..grpc::server::Config::default()
+    };
+    let calls = Arc::new(SharedCalls::new(Calls::new(telemetry.exports_spans())));
+    let server = grpc::server::serve(
+        listeners,
+        routes,
+        server_config,
+        readiness.clone(),
+        lifecycle,
+        calls,
+        Arc::new(Uncounted),
+    );
+    let failed = tasks.watch(&stop, &readiness);
+    let (drained, failed) = tokio::join!(server, failed);
+    tracing::info!(finished = drained.finished, cut = drained.cut, "no more calls; closing the ledger");
+
+    engine.stop_answering();
+    let closing = engine.clone();
+    let closed = tokio::task::spawn_blocking(move || {
+        let closed = closing.close();
+        decisions.close();
+        closed
+    });
+    let closed = closed.await.map_err(|_| AppError::Ended("closing"))?;
+    http_stop.cancel();
+    if let Some(task) = http_task {
+        // The probes' listener has nothing left to lose.
+        let _ = task.await;
+    }
+    closed?;
+    tracing::info!("stopped in order");
+    failed.map_or(Ok(()), |name| Err(AppError::Ended(name)))
+}
+
+fn bind(config: &Config) -> Result<(Vec<Listener>, Option<Listener>), BindError> {
+    let mut listeners = Vec::new();
+    if let Some(addr) = config.server.listen {
+        if !addr.ip().is_loopback() {
+            tracing::warn!(%addr, "listening beyond this host without caller roles: whoever reaches it may do anything");
+        }
+        listeners.push(Listener::tcp(addr, config.server.max_connections as usize)?);
+    }
+    if let Some(path) = &config.server.uds {
+        listeners.push(Listener::unix(path, config.server.uds_mode, UNIX_CONNECTIONS_MAX)?);
+    }
+    let http = config.server.http.map(|addr| Listener::tcp(addr, HTTP_CONNECTIONS_MAX)).transpose()?;
+    Ok((listeners, http))
+}
+
+/// Connections of probes and scrapers.
+const HTTP_CONNECTIONS_MAX: usize = 64;
+
+fn open(config: &Config, sink: Arc<Decisions>) -> Result<(Engine, Started), AppError> {
+    let failed = |source| AppError::Directory { dir: config.data_dir.clone(), source };
+    std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
+    let disk = Arc::new(RealDisk::new(&config.data_dir.join(LEDGER_DIR)).map_err(failed)?);
+    let key = key(config, ledger::exists(&*disk).map_err(failed)?)?;
+    let lexicon = lexicon(config)?;
+    let megabytes = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Ok(Engine::open(Parts {
+        clock: Arc::new(SystemClock),
+        key,
+        disk,
+        ledger: ledger::Config {
+            segment_mib: config.ledger.segment_mib,
+            opt_out_reserve_mib: config.ledger.opt_out_reserve_mib,
+            min_free_mib: megabytes(config.min_free_mib),
+            ..ledger::Config::default()
+        },
+        view_dir: config.data_dir.join(VIEW_DIR),
+        view: view::Config {
+            page_cache_mib: config.view.page_cache_mib,
+            record_cache_mib: config.view.record_cache_mib,
+            min_free_mib: megabytes(config.min_free_mib),
+            ..view::Config::default()
+        },
+        limits: limits::Settings::default(),
+        book: Book::new(config.rules.clone()),
+        lexicon,
+        sink,
+    })?)
+}
+
+/// The cluster key: the one configured, or the data directory's own. One is made only together with a new ledger:
+/// a ledger whose key is gone would otherwise come up without a single opt-out.
+fn key(config: &Config, ledger_exists: bool) -> Result<ClusterKey, KeyError> {
+    let own = config.data_dir.join(KEY_FILE);
+    let path = config.key_file.as_ref().unwrap_or(&own);
+    if ledger_exists || path.exists() || config.key_file.is_some() {
+        return ClusterKey::load(path);
+    }
+    ClusterKey::create(path)
+}
+
+fn lexicon(config: &Config) -> Result<Lexicon, AppError> {
+    let mut files: Vec<(String, String)> = Vec::new();
+    if let Some(dir) = &config.keywords.dir {
+        let failed = |source| AppError::Directory { dir: dir.clone(), source };
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "txt") {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                files.push((name, std::fs::read_to_string(&path).map_err(failed)?));
+            }
+        }
+        files.sort();
+    }
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let languages: Vec<&str> = config.keywords.languages.iter().map(String::as_str).collect();
+    Lexicon::with_files(&files, &languages).map_err(|faults| {
+        AppError::Keywords(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })
+}
+
+fn greet(config: &Config, started: &Started) {
+    let own = config.data_dir.join(KEY_FILE);
+    let key = config.key_file.as_ref().unwrap_or(&own);
+    if started.created {
+        tracing::info!(dir = %config.data_dir.display(), "a new ledger was made");
+    }
+    tracing::info!(
+        ledger = %config.data_dir.join(LEDGER_DIR).display(),
+        key = %key.display(),
+        "back up the ledger and its key together: without the key every opt-out is lost"
+    );
+    if config.rules.businesses.is_empty() {
+        tracing::info!("no business is configured: the strict built-in rules apply to any business id");
+    }
+    for damage in &started.damages {
+        tracing::error!(%damage, "the ledger is damaged");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        replayed = started.replayed,
+        rebuilt = started.rebuilt.as_deref().unwrap_or("no"),
+        took_ms = u64::try_from(started.took_ms).unwrap_or(u64::MAX),
+        "optgate is ready"
+    );
+}
+
+async fn apply_reloads(
+    engine: Engine,
+    mut rules: tokio::sync::watch::Receiver<Arc<crate::policy::rules::RuleBook>>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            changed = rules.changed() => {
+                if changed.is_err() {
+                    // The reloader ended; its own task tells of it.
+                    return stop.cancelled().await;
+                }
+                let book = rules.borrow_and_update().clone();
+                tracing::info!(version = %book.version, "new rules are in force");
+                engine.set_book(Book::new((*book).clone()));
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn note_usage(engine: Engine, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(NOTE_EVERY) => {
+                let engine = engine.clone();
+                if tokio::task::spawn_blocking(move || engine.note_usage()).await.is_err() {
+                    return;
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn watch_ledger(engine: Engine, readiness: Readiness, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {
+                if matches!(engine.ledger().health().state, ledger::State::Failed(_)) {
+                    readiness.raise(Obstacle::LedgerFailed);
+                }
+                if engine.is_behind() {
+                    readiness.raise(Obstacle::TaskEnded("view"));
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn wait_for_signal(stop: CancellationToken) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return;
+    };
+    let name = tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+        () = stop.cancelled() => return,
+    };
+    tracing::info!(signal = name, "stopping");
+    stop.cancel();
+}
+
+/// The tasks that everything rests on.
+#[derive(Default)]
+struct Tasks(JoinSet<&'static str>);
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits for all of them. The first that ends before the stop is what the process ends of.
+    async fn watch(mut self, stop: &CancellationToken, readiness: &Readiness) -> Option<&'static str> {
+        let mut failed = None;
+        while let Some(ended) = self.0.join_next().await {
+            if stop.is_cancelled() {
+                continue;
+            }
+            let name = ended.unwrap_or("background");
+            tracing::error!(task = name, "a task ended by itself");
+            readiness.raise(Obstacle::TaskEnded(name));
+            failed = Some(name);
+            stop.cancel();
+        }
+        failed
+    }
+}
+
+/// What AdminService asks of the process.
+struct Host {
+    config: Config,
+    check: [u8; 16],
+    status: tokio::sync::watch::Receiver<crate::config::reload::LastReload>,
+}
+
+impl admin::Host for Host {
+    fn rules_error(&self) -> String {
+        match &self.status.borrow().outcome {
+            crate::config::reload::Outcome::Refused(findings) => {
+                findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn verify(&self) -> Result<ledger::verify::Report, EngineError> {
+        let disk = RealDisk::read_only(&self.config.data_dir.join(LEDGER_DIR));
+        ledger::verify::verify(&disk, Some(self.check)).map_err(|error| EngineError::LedgerFailed(error.to_string()))
+    }
+}

@@ -1,0 +1,61 @@
+//! `optgate serve`: load, open, serve, drain, close.
+
+use std::process::ExitCode;
+
+use super::{ServeFlags, exit};
+use crate::app::{self, AppError};
+use crate::config::Sources;
+use crate::telemetry;
+
+/// Serves until a signal asks to stop.
+#[must_use]
+pub fn run(flags: ServeFlags) -> ExitCode {
+    let sources = Sources::of_process(flags.config.clone(), flags.into());
+    let loaded = match sources.load() {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return exit::with(exit::CONFIG);
+        }
+    };
+    let telemetry = match telemetry::Telemetry::start(&loaded.config.telemetry) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("optgate: {error}");
+            return exit::with(exit::CONFIG);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("optgate: the system gives no threads: {error}");
+            return exit::with(exit::OS);
+        }
+    };
+    let ended = runtime.block_on(app::run(sources, loaded.config, &telemetry));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    telemetry.stop();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("optgate: {error}");
+            exit::with(code(&error))
+        }
+    }
+}
+
+fn code(error: &AppError) -> u8 {
+    use crate::engine::start::StartError;
+    use crate::ledger::OpenError;
+    match error {
+        AppError::Key(_) | AppError::Start(StartError::Ledger(OpenError::OtherKey)) => exit::KEY,
+        AppError::Start(StartError::Ledger(OpenError::Locked)) => exit::LOCKED,
+        AppError::Start(StartError::Ledger(OpenError::Setting { .. })) | AppError::Keywords(_) => exit::CONFIG,
+        AppError::Bind(_) => exit::UNAVAILABLE,
+        AppError::Directory { .. } | AppError::Start(_) => exit::OS,
+        AppError::Ended(_) | AppError::Close(_) | AppError::DecisionLog(_) => exit::SOFTWARE,
+    }
+}

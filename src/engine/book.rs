@@ -1,0 +1,95 @@
+//! The rules in force, with what is derived from them once instead of at every check.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::policy::event::TemplateEntry;
+use crate::policy::ids::BusinessId;
+use crate::policy::rules::{RuleBook, Rules};
+use crate::policy::time::Timestamp;
+use crate::policy::types::Quality;
+
+/// A template's name and language.
+type TemplateKey = (String, String);
+
+/// The rules in force.
+#[derive(Clone, Debug)]
+pub struct Book {
+    rules: RuleBook,
+    seeds: HashMap<BusinessId, HashMap<TemplateKey, Arc<TemplateEntry>>>,
+}
+
+impl Book {
+    /// Derives what is needed from `rules`.
+    #[must_use]
+    pub fn new(rules: RuleBook) -> Self {
+        let seeds = rules
+            .businesses
+            .iter()
+            .map(|(business, rules)| (business.clone(), seeds_of(business, rules)))
+            .collect();
+        Self { rules, seeds }
+    }
+
+    /// The rules of `business`; `None` where businesses are configured and this is not one.
+    #[must_use]
+    pub fn rules(&self, business: &str) -> Option<&Arc<Rules>> {
+        self.rules.of(business)
+    }
+
+    /// The rules of businesses that are not configured.
+    #[must_use]
+    pub const fn defaults(&self) -> &Arc<Rules> {
+        &self.rules.defaults
+    }
+
+    /// All of them.
+    #[must_use]
+    pub const fn all(&self) -> &RuleBook {
+        &self.rules
+    }
+
+    /// The version that decisions quote.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.rules.version
+    }
+
+    /// A template that configuration knows, until the registry learns better.
+    #[must_use]
+    pub fn seed(&self, business: &str, name: &str, language: &str) -> Option<&Arc<TemplateEntry>> {
+        let seeds = self.seeds.get(business)?;
+        seeds.get(&(name.to_owned(), language.to_owned()))
+    }
+
+    /// All templates that configuration knows of `business`.
+    pub fn seeds(&self, business: &str) -> impl Iterator<Item = &Arc<TemplateEntry>> {
+        self.seeds.get(business).into_iter().flat_map(HashMap::values)
+    }
+}
+
+fn seeds_of(business: &BusinessId, rules: &Rules) -> HashMap<TemplateKey, Arc<TemplateEntry>> {
+    let entry = |seed: &crate::policy::rules::TemplateSeed| TemplateEntry {
+        business: business.clone(),
+        name: seed.name.clone(),
+        language: normal_language(&seed.language),
+        category: seed.category,
+        topic: seed.topic.clone(),
+        status: seed.status,
+        quality: Quality::Unknown,
+        has_opt_out_instructions: seed.has_opt_out_instructions,
+        pause_until: None,
+        time: Timestamp::MIN,
+    };
+    rules
+        .templates
+        .iter()
+        .map(|seed| ((seed.name.clone(), normal_language(&seed.language)), Arc::new(entry(seed))))
+        .collect()
+}
+
+/// The form in which languages are kept: webhooks write `en-US`, send calls `en_US`.
+#[must_use]
+pub fn normal_language(language: &str) -> String {
+    language.replace('-', "_")
+}

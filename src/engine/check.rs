@@ -1,0 +1,581 @@
+//! `CheckSend`: policy first, limits last, consumed under the person's lock or not at all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::address::{self, Address, AddressFault, AddressKind};
+use crate::limits::{Admission, Admitted, Denied, FrequencyLog, LogFault, Mode as LimitMode, Receipt};
+use crate::policy::check::{self, Content, Facts, Send, Verdict, Violation};
+use crate::policy::event::TemplateEntry;
+use crate::policy::ids::{EventId, Identifier, TopicId};
+use crate::policy::rules::{ChannelLimits, Rules};
+use crate::policy::standing::Known;
+use crate::policy::time::Timestamp;
+use crate::policy::types::{Category, Channel, Quality, Reason};
+use crate::view::{Person, Touched};
+
+use super::book::{Book, normal_language};
+use super::decision::{Decided, Decision};
+use super::error::EngineError;
+use super::people::{self, Identity, Others};
+use super::token::Token;
+use super::{Engine, Inner, Phase};
+
+/// Whether a check consumes limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It does when it allows.
+    Enforce,
+    /// It only asks.
+    Peek,
+}
+
+/// What is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestedContent {
+    /// A template.
+    Template {
+        /// Its name.
+        name: String,
+        /// Its language.
+        language: String,
+    },
+    /// Any other message.
+    Message {
+        /// The claimed category.
+        category: Option<Category>,
+        /// The message type.
+        topic: Option<TopicId>,
+    },
+}
+
+/// A send to be judged.
+#[derive(Clone, Debug)]
+pub struct CheckRequest {
+    /// The caller's id, so that a retry consumes nothing more; may be empty.
+    pub request_id: String,
+    /// The business.
+    pub business: String,
+    /// The sender.
+    pub sender: String,
+    /// The person; a fault is a denial.
+    pub recipient: Result<Address, AddressFault>,
+    /// The channel.
+    pub channel: Channel,
+    /// What is to be sent.
+    pub content: RequestedContent,
+    /// The consent event that the message is about.
+    pub about: Option<EventId>,
+    /// Whether to consume.
+    pub mode: Mode,
+    /// Whether violations explain themselves.
+    pub explain: bool,
+    /// The person's zone, where the caller knows it.
+    pub time_zone: Option<jiff::tz::TimeZone>,
+    /// What must be known here.
+    pub at_least_as_fresh: Option<Token>,
+    /// A hash of everything but the request id.
+    pub content_hash: u64,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub struct CheckAnswer {
+    /// Every rule that fails, the leading one first; empty: allowed.
+    pub violations: Vec<Violation>,
+    /// Rules that fail but only report.
+    pub shadowed: Vec<Violation>,
+    /// The wait after which all of them may pass, in milliseconds; `None` where waiting does not help.
+    pub retry_after_ms: Option<i64>,
+    /// When it was judged.
+    pub now: Timestamp,
+    /// Whether opt-out instructions are due.
+    pub owes_instructions: bool,
+    /// The sealed id.
+    pub decision_id: String,
+    /// The category it was judged as, where it came to that.
+    pub category: Option<Category>,
+    /// The events that decided.
+    pub basis: Vec<EventId>,
+    /// The version of the rules.
+    pub rules_version: Arc<str>,
+    /// Until when it may be acted on.
+    pub valid_until: Timestamp,
+    /// The token of what was known.
+    pub as_of: Arc<str>,
+    /// Whether it passed although something could not be known.
+    pub degraded: bool,
+}
+
+impl CheckAnswer {
+    /// Whether the message may be sent.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+/// How often a check starts over because the person's links changed under it.
+const LINK_RETRIES_MAX: usize = 4;
+
+impl Engine {
+    /// Judges a send.
+    ///
+    /// # Errors
+    /// Only for a request id used with other content; everything else is a denial.
+    pub fn check(&self, request: &CheckRequest) -> Result<CheckAnswer, EngineError> {
+        let book = self.inner.book.load();
+        self.inner.check(request, &book)
+    }
+}
+
+/// What a person's record and the limits say.
+struct Judged {
+    verdict: Verdict,
+    limits: LimitAnswer,
+}
+
+enum LimitAnswer {
+    NotAsked,
+    Admitted(Admitted),
+    Denied(Denied),
+    /// The person's past sends cannot be read.
+    Unreadable(LogFault),
+}
+
+impl Inner {
+    fn check(&self, request: &CheckRequest, book: &Arc<Book>) -> Result<CheckAnswer, EngineError> {
+        let now = self.clock.now();
+        let Some(rules) = book.rules(&request.business) else {
+            return Ok(self.denied(request, book, now, None, Reason::UnknownBusiness, || {
+                "the business is not configured here; add it under `businesses`".into()
+            }));
+        };
+        let address = match reachable(request) {
+            Ok(address) => address,
+            Err(why) => return Ok(self.denied(request, book, now, None, Reason::InvalidRecipient, || why)),
+        };
+        let request_key = (!request.request_id.is_empty() && request.mode == Mode::Enforce)
+            .then(|| self.limiter.request_key(&request.business, &request.request_id));
+        if let Some(key) = request_key {
+            self.limiter.bind_request(key, &[&request.content_hash.to_le_bytes()], now).map_err(|_| {
+                EngineError::field(
+                    "request_id",
+                    "was used for other content in the last minutes; use a new id for a new message",
+                )
+            })?;
+        }
+        let identity = Identity::of(&self.key, &request.business, address);
+        if *self.phase.borrow() != Phase::Serving || self.is_behind() {
+            let own = Some(identity.own);
+            return Ok(self.denied(request, book, now, own, Reason::Unavailable, || {
+                "the sidecar does not have every consent at hand; see its readiness".into()
+            }));
+        }
+
+        let context = Context::of(self, request, rules, book, address);
+        let decision = self.serial();
+        let admit = |verdict: &Verdict, person: &mut Person| {
+            let admission = Admission {
+                business: &request.business,
+                portfolio: rules.portfolio.as_deref(),
+                sender: &request.sender,
+                channel: request.channel,
+                category: verdict.category,
+                recipient: &identity.own,
+                portfolio_recipient: &context.portfolio_recipient,
+                counts_distinct: request.channel == Channel::Whatsapp && !verdict.reply,
+                exempt: !verdict.is_limited(),
+                limits: &context.limits,
+                caps: &rules.frequency,
+                quality: context.quality,
+                members: 1,
+                request: request_key,
+                decision,
+                mode: if request.mode == Mode::Enforce { LimitMode::Enforce } else { LimitMode::Peek },
+            };
+            let shadow = |reason: Reason| rules.shadows(reason, now);
+            let mut log = FrequencyLog::decode(&person.frequency)?;
+            let answer = self.limiter.try_admit(&admission, &mut log, &shadow, now);
+            if answer.as_ref().is_ok_and(|admitted| admitted.receipt.marked && admitted.repeats.is_none()) {
+                person.frequency = log.encode();
+            }
+            Ok(answer)
+        };
+        let judged = match self.judge(request, rules, &identity, &context, now, admit) {
+            Ok(judged) => judged,
+            Err(error) => {
+                tracing::warn!(%error, "a person's record cannot be read; the send is denied");
+                let own = Some(identity.own);
+                return Ok(self.denied(request, book, now, own, Reason::Unavailable, || error.to_string()));
+            }
+        };
+        Ok(self.answer_check(request, book, rules, &identity, &context, judged, now))
+    }
+
+    /// Judges under the person's lock, so that asking and consuming are one step.
+    fn judge(
+        &self,
+        request: &CheckRequest,
+        rules: &Rules,
+        identity: &Identity,
+        context: &Context,
+        now: Timestamp,
+        admit: impl Fn(&Verdict, &mut Person) -> Result<Result<Admitted, Denied>, LogFault>,
+    ) -> Result<Judged, EngineError> {
+        let mut links: Vec<Identifier> = Vec::new();
+        let mut others: Others = people::others(&self.view, identity, &links)?;
+        for _ in 0..LINK_RETRIES_MAX {
+            let judged = self.view.update(&identity.own, |person| {
+                if person.record.links != links {
+                    return (Err(person.record.links.clone()), Touched::Nothing);
+                }
+                let known: Vec<Known<'_>> = people::others_known(&others).collect();
+                let verdict = context.verdict(request, rules, person, &known, now);
+                if !verdict.allows() {
+                    return (Ok(Judged { verdict, limits: LimitAnswer::NotAsked }), Touched::Nothing);
+                }
+                let limits = match admit(&verdict, person) {
+                    Ok(Ok(admitted)) => LimitAnswer::Admitted(admitted),
+                    Ok(Err(denied)) => LimitAnswer::Denied(denied),
+                    Err(fault) => LimitAnswer::Unreadable(fault),
+                };
+                let consumes = request.mode == Mode::Enforce
+                    && matches!(&limits, LimitAnswer::Admitted(admitted) if admitted.repeats.is_none());
+                if consumes {
+                    let about = verdict.about.and(request.about);
+                    person.usage.allowed(request.channel, about, now);
+                    if let Some(event) = about {
+                        person.usage.spend(event, now);
+                    }
+                }
+                let touched = if consumes { Touched::Usage } else { Touched::Nothing };
+                (Ok(Judged { verdict, limits }), touched)
+            })?;
+            match judged {
+                Ok(judged) => return Ok(judged),
+                Err(now_linked) => {
+                    links = now_linked;
+                    others = people::others(&self.view, identity, &links)?;
+                }
+            }
+        }
+        Err(EngineError::TooManyLinks(people::LINKS_MAX))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the last step of `check`, which owns all of them")]
+    fn answer_check(
+        &self,
+        request: &CheckRequest,
+        book: &Book,
+        rules: &Rules,
+        identity: &Identity,
+        context: &Context,
+        judged: Judged,
+        now: Timestamp,
+    ) -> CheckAnswer {
+        let Judged { verdict, limits } = judged;
+        let mut violations = verdict.violations;
+        let mut shadowed = verdict.shadowed;
+        let mut receipt = Receipt::default();
+        let explained = |refusal: &crate::limits::Refusal| Violation {
+            reason: refusal.rule.reason(),
+            detail: request.explain.then(|| refusal.to_string()),
+            retry_at: refusal
+                .retry_after_ms
+                .map(|wait_ms| now.plus_ms(i64::try_from(wait_ms).unwrap_or(i64::MAX))),
+        };
+        let mut admitted_now = false;
+        let mut degraded = verdict.degraded;
+        match limits {
+            LimitAnswer::NotAsked => {}
+            LimitAnswer::Admitted(admitted) => {
+                shadowed.extend(admitted.shadowed.iter().map(explained));
+                receipt = admitted.receipt;
+                admitted_now = request.mode == Mode::Enforce;
+            }
+            LimitAnswer::Unreadable(fault) if rules.fail_open.contains(&verdict.category) => {
+                tracing::warn!(%fault, "past sends cannot be read; let pass by `fail_open`");
+                degraded = true;
+            }
+            LimitAnswer::Unreadable(fault) => {
+                tracing::warn!(%fault, "past sends cannot be read; the send is denied");
+                violations.push(Violation {
+                    reason: Reason::Unavailable,
+                    detail: request.explain.then(|| fault.to_string()),
+                    retry_at: None,
+                });
+            }
+            LimitAnswer::Denied(denied) => {
+                shadowed.extend(denied.shadowed.iter().map(explained));
+                violations.extend(denied.refusals.iter().map(explained));
+            }
+        }
+        let decision = Decision {
+            time: now,
+            business: request.business.clone(),
+            sender: request.sender.clone(),
+            channel: request.channel,
+            category: verdict.category,
+            recipient: identity.own,
+            portfolio_recipient: context.portfolio_recipient,
+            template: context.template_key.clone(),
+            about: verdict.about.and(request.about),
+            carries_instructions: verdict.carries_instructions,
+            consumed: admitted_now,
+            receipt,
+        };
+        let allows = violations.is_empty();
+        let answer = CheckAnswer {
+            retry_after_ms: retry_after_ms(&violations, now),
+            violations,
+            shadowed,
+            now,
+            owes_instructions: allows && verdict.owes_instructions,
+            decision_id: decision.seal(&self.key),
+            category: Some(verdict.category),
+            basis: verdict.basis,
+            rules_version: Arc::clone(&book.all().version),
+            valid_until: if allows { verdict.valid_until } else { now },
+            as_of: self.vector.token(),
+            degraded,
+        };
+        self.note(request, &answer, Some(identity.own));
+        answer
+    }
+
+    /// A denial before anything about the person was looked at.
+    fn denied(
+        &self,
+        request: &CheckRequest,
+        book: &Book,
+        now: Timestamp,
+        recipient: Option<Identifier>,
+        reason: Reason,
+        detail: impl FnOnce() -> String,
+    ) -> CheckAnswer {
+        let decision = Decision {
+            time: now,
+            business: request.business.clone(),
+            sender: request.sender.clone(),
+            channel: request.channel,
+            category: Category::Marketing,
+            recipient: recipient.unwrap_or(Identifier([0; 32])),
+            portfolio_recipient: [0; 16],
+            template: None,
+            about: None,
+            carries_instructions: false,
+            consumed: false,
+            receipt: Receipt::default(),
+        };
+        let violation = Violation { reason, detail: request.explain.then(detail), retry_at: None };
+        let answer = CheckAnswer {
+            violations: vec![violation],
+            shadowed: Vec::new(),
+            retry_after_ms: None,
+            now,
+            owes_instructions: false,
+            decision_id: decision.seal(&self.key),
+            category: None,
+            basis: Vec::new(),
+            rules_version: Arc::clone(&book.all().version),
+            valid_until: now,
+            as_of: self.vector.token(),
+            degraded: false,
+        };
+        self.note(request, &answer, recipient);
+        answer
+    }
+
+    fn note(&self, request: &CheckRequest, answer: &CheckAnswer, recipient: Option<Identifier>) {
+        let reasons = |violations: &[Violation]| -> Vec<Reason> {
+            violations.iter().map(|violation| violation.reason).collect()
+        };
+        let shadowed = reasons(&answer.shadowed);
+        self.sink.count(answer.allows(), answer.violations.first().map(|first| first.reason), &shadowed);
+        if !self.sink.wants_lines() {
+            return;
+        }
+        let id = &answer.decision_id;
+        self.sink.decided(Decided {
+            time: answer.now,
+            business: request.business.as_str().into(),
+            sender: request.sender.as_str().into(),
+            recipient,
+            channel: Some(request.channel),
+            category: answer.category,
+            reasons: reasons(&answer.violations),
+            shadowed,
+            basis: answer.basis.clone(),
+            peek: request.mode == Mode::Peek,
+            degraded: answer.degraded,
+            rules_version: Arc::clone(&answer.rules_version),
+            decision: id[id.len().saturating_sub(DECISION_TAIL)..].to_owned(),
+        });
+    }
+}
+
+/// How much of a decision id the log keeps: enough to find it, its end being an authentication tag.
+pub const DECISION_TAIL: usize = 22;
+
+/// The wait after which every violation may have passed.
+fn retry_after_ms(violations: &[Violation], now: Timestamp) -> Option<i64> {
+    let waits = violations.iter().map(|violation| violation.retry_at.map(|at| at.since_ms(now).max(0)));
+    waits.reduce(|a, b| Some(a?.max(b?))).flatten()
+}
+
+/// The address, if the channel reaches it.
+fn reachable(request: &CheckRequest) -> Result<&Address, String> {
+    let address = request.recipient.as_ref().map_err(ToString::to_string)?;
+    if reaches(request.channel, address.kind()) {
+        Ok(address)
+    } else {
+        Err(format!("{} does not reach this kind of address", request.channel))
+    }
+}
+
+/// Whether messages of `channel` can go to an address of `kind`.
+#[must_use]
+pub const fn reaches(channel: Channel, kind: AddressKind) -> bool {
+    match channel {
+        Channel::Whatsapp => matches!(kind, AddressKind::Phone | AddressKind::WhatsappUserId),
+        Channel::Sms | Channel::Voice => matches!(kind, AddressKind::Phone),
+        Channel::Email => matches!(kind, AddressKind::Email),
+    }
+}
+
+/// What a check needs besides the person.
+struct Context {
+    template: Option<Arc<TemplateEntry>>,
+    template_key: Option<(String, String)>,
+    sender: Option<Arc<crate::policy::event::SenderEntry>>,
+    quality: Quality,
+    region: Option<[u8; 2]>,
+    zones: Zones,
+    limits: ChannelLimits,
+    portfolio_recipient: [u8; 16],
+    stale: bool,
+}
+
+enum Zones {
+    One(jiff::tz::TimeZone),
+    Candidates(&'static [jiff::tz::TimeZone]),
+    Unknown,
+}
+
+impl Zones {
+    fn of(request: &CheckRequest, rules: &Rules, address: &Address) -> Self {
+        // Only quiet hours ask for zones.
+        if rules.quiet_hours.is_empty() {
+            return Self::Unknown;
+        }
+        if let Some(zone) = &request.time_zone {
+            return Self::One(zone.clone());
+        }
+        let candidates = address::zones(address).resolved();
+        if !candidates.is_empty() {
+            return Self::Candidates(candidates);
+        }
+        let default = rules.default_time_zone.as_deref().and_then(|name| address::resolve_zone(name).ok());
+        default.map_or(Self::Unknown, Self::One)
+    }
+
+    const fn as_slice(&self) -> &[jiff::tz::TimeZone] {
+        match self {
+            Self::One(zone) => std::slice::from_ref(zone),
+            Self::Candidates(zones) => zones,
+            Self::Unknown => &[],
+        }
+    }
+}
+
+impl Context {
+    fn of(inner: &Inner, request: &CheckRequest, rules: &Rules, book: &Book, address: &Address) -> Self {
+        let business = request.business.as_str();
+        let template_key = match &request.content {
+            RequestedContent::Template { name, language } => Some((name.clone(), normal_language(language))),
+            RequestedContent::Message { .. } => None,
+        };
+        let template = template_key.as_ref().and_then(|(name, language)| {
+            inner
+                .view
+                .template(business, name, language)
+                .or_else(|| book.seed(business, name, language).cloned())
+        });
+        let limits = rules.limits.get(&request.channel).copied().unwrap_or_default();
+        let asks_region = !rules.region_blocks.is_empty();
+        Self {
+            template,
+            template_key,
+            sender: inner.view.sender(business, &request.sender),
+            quality: if limits.business_per_hour.is_some() {
+                inner.worst_quality(business)
+            } else {
+                Quality::Unknown
+            },
+            region: if asks_region { address::region(address).map(|region| region.0) } else { None },
+            zones: Zones::of(request, rules, address),
+            limits,
+            portfolio_recipient: inner.portfolio_recipient(business, rules, address),
+            stale: request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token)),
+        }
+    }
+
+    fn verdict(
+        &self,
+        request: &CheckRequest,
+        rules: &Rules,
+        person: &Person,
+        others: &[Known<'_>],
+        now: Timestamp,
+    ) -> Verdict {
+        let content = match &request.content {
+            RequestedContent::Template { .. } => Content::Template,
+            RequestedContent::Message { category, topic } => {
+                Content::Message { category: *category, topic: topic.as_ref() }
+            }
+        };
+        let send = Send {
+            sender: &request.sender,
+            channel: request.channel,
+            content,
+            about: request.about,
+            explain: request.explain,
+        };
+        let facts = Facts {
+            own: &person.record,
+            usage: &person.usage,
+            others,
+            template: self.template.as_deref(),
+            sender: self.sender.as_deref(),
+            region: self.region,
+            zones: self.zones.as_slice(),
+            stale: false,
+            unseen_write: self.stale,
+        };
+        check::check(&send, &facts, rules, now)
+    }
+}
+
+impl Inner {
+    /// The person as every business of the portfolio knows them.
+    pub(super) fn portfolio_recipient(&self, business: &str, rules: &Rules, address: &Address) -> [u8; 16] {
+        let portfolio = rules.portfolio.as_deref().unwrap_or(business);
+        self.key.mac16("portfolio", &[portfolio.as_bytes(), address.as_str().as_bytes()])
+    }
+
+    /// The worst quality among the senders of `business`.
+    fn worst_quality(&self, business: &str) -> Quality {
+        let senders = self.view.senders(business);
+        senders.iter().map(|sender| sender.quality).max().unwrap_or(Quality::Unknown)
+    }
+
+    /// A name for a decision, unlike any other of this or another run.
+    fn serial(&self) -> [u8; 16] {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let mut name = [0; 16];
+        name[..8].copy_from_slice(&serial.to_le_bytes());
+        name[8..].copy_from_slice(&self.run);
+        name
+    }
+}

@@ -1,0 +1,294 @@
+//! `ReportSend`: what became of a send. Failures give back what they consumed, and the provider's codes teach.
+
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::limits::{FrequencyLog, Hold};
+use crate::policy::event::{Change, ConsentEvent, LedgerEntry, Preference, SenderEntry};
+use crate::policy::evidence::Personal;
+use crate::policy::feedback::{self, Lesson};
+use crate::policy::ids::{BusinessId, EventId, Identifier, SenderId};
+use crate::policy::rules::Rules;
+use crate::policy::time::Timestamp;
+use crate::policy::types::{Category, Channel, Quality, SendOutcome, SenderStatus};
+use crate::view::Touched;
+
+use super::decision::Decision;
+use super::error::EngineError;
+use super::people::Identity;
+use super::token::Token;
+use super::{Engine, Inner};
+
+/// What became of a send.
+#[derive(Clone, Debug)]
+pub struct SendReport {
+    /// The decision's id; empty where the send was never checked.
+    pub decision_id: String,
+    /// The business, where there is no decision.
+    pub business: Option<BusinessId>,
+    /// The sender, where there is no decision.
+    pub sender: Option<SenderId>,
+    /// The person, where there is no decision.
+    pub recipient: Option<Address>,
+    /// The channel, where there is no decision.
+    pub channel: Channel,
+    /// What became of it.
+    pub outcome: SendOutcome,
+    /// The provider's code of a failure.
+    pub error_code: String,
+    /// The provider's id of the message.
+    pub message_id: String,
+    /// Whether the message carried opt-out instructions.
+    pub instructions_included: bool,
+    /// When it happened, by the provider's time.
+    pub occurred: Option<Timestamp>,
+}
+
+/// What the report came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportAnswer {
+    /// Events that it became.
+    pub events: Vec<EventId>,
+    /// The token that lets a later check see them.
+    pub token: String,
+}
+
+/// Whom and what a report is about.
+struct About {
+    business: BusinessId,
+    sender: Option<SenderId>,
+    channel: Channel,
+    recipient: Identifier,
+    decision: Option<Decision>,
+}
+
+impl Engine {
+    /// Takes a report in.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn report_send(&self, report: SendReport) -> Result<ReportAnswer, EngineError> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move { inner.report(&report).await });
+        task.await.unwrap_or(Err(EngineError::Abandoned))
+    }
+}
+
+impl Inner {
+    async fn report(&self, report: &SendReport) -> Result<ReportAnswer, EngineError> {
+        self.serving()?;
+        let about = self.about(report)?;
+        let book = self.book();
+        let rules = Arc::clone(book.rules(about.business.as_str()).unwrap_or(book.defaults()));
+        let now = self.clock.now();
+        let at = report.occurred.unwrap_or(now).min(now);
+        let events = match report.outcome {
+            SendOutcome::Sent | SendOutcome::Delivered | SendOutcome::Read => {
+                self.note_sent(report, &about, at)?;
+                Vec::new()
+            }
+            SendOutcome::Failed => {
+                self.give_back(&about, &rules, now)?;
+                self.learn(report, &about, &rules, at, now).await?
+            }
+        };
+        let token =
+            events.last().map_or_else(|| self.vector.token().to_string(), |id| Token(Some(*id)).to_string());
+        Ok(ReportAnswer { events, token })
+    }
+
+    fn about(&self, report: &SendReport) -> Result<About, EngineError> {
+        if !report.decision_id.is_empty() {
+            let decision = Decision::open(&self.key, &report.decision_id)
+                .map_err(|fault| EngineError::field("decision_id", fault.to_string()))?;
+            let business = BusinessId::new(&decision.business)
+                .map_err(|fault| EngineError::field("decision_id", fault.to_string()))?;
+            return Ok(About {
+                business,
+                sender: SenderId::new(&decision.sender).ok(),
+                channel: decision.channel,
+                recipient: decision.recipient,
+                decision: Some(decision),
+            });
+        }
+        let (Some(business), Some(recipient)) = (&report.business, &report.recipient) else {
+            return Err(EngineError::field(
+                "decision_id",
+                "give the decision's id, or `business_id`, `sender_id` and `recipient` of a send that was not checked",
+            ));
+        };
+        let identity = Identity::of(&self.key, business.as_str(), recipient);
+        Ok(About {
+            business: business.clone(),
+            sender: report.sender.clone(),
+            channel: report.channel,
+            recipient: identity.own,
+            decision: None,
+        })
+    }
+
+    fn note_sent(&self, report: &SendReport, about: &About, at: Timestamp) -> Result<(), EngineError> {
+        let carried = report.instructions_included
+            || about.decision.as_ref().is_some_and(|decision| decision.carries_instructions);
+        let authentication =
+            about.decision.as_ref().is_some_and(|decision| decision.category == Category::Authentication);
+        let question = about.decision.as_ref().and_then(|decision| decision.about);
+        let named = question.filter(|_| !report.message_id.is_empty());
+        let met = carried && !authentication;
+        if !met && named.is_none() {
+            return Ok(());
+        }
+        self.view.update(&about.recipient, |person| {
+            if met {
+                person.usage.instruct(about.channel, at);
+            }
+            if let Some(event) = named {
+                person.usage.name_message(event, self.message_hash(&report.message_id));
+            }
+            ((), Touched::Usage)
+        })?;
+        Ok(())
+    }
+
+    /// The first FAILED gives back what the send consumed; a receipt is good once.
+    fn give_back(&self, about: &About, rules: &Rules, now: Timestamp) -> Result<(), EngineError> {
+        let Some(decision) = about.decision.as_ref().filter(|decision| decision.consumed) else {
+            return Ok(());
+        };
+        self.view.update(&about.recipient, |person| {
+            // A log that cannot be read is left alone: the next check denies and says so.
+            let mut log = FrequencyLog::decode(&person.frequency).unwrap_or_default();
+            let given = self.limiter.give_back(
+                about.business.as_str(),
+                rules.portfolio.as_deref(),
+                &decision.portfolio_recipient,
+                &decision.receipt,
+                &mut log,
+                now,
+            );
+            if given.mark {
+                person.frequency = log.encode();
+            }
+            let spent = decision.about.is_some_and(|event| person.usage.is_spent(event));
+            if let Some(event) = decision.about {
+                person.usage.unspend(event);
+            }
+            // Instructions that did not arrive are owed again.
+            let owed = person.usage.instructed(about.channel).is_some_and(|met| met >= decision.time);
+            if owed && (decision.carries_instructions || given.mark) {
+                person.usage.owe_instructions(about.channel);
+            }
+            let changed = given.mark || spent || owed;
+            ((), if changed { Touched::Usage } else { Touched::Nothing })
+        })?;
+        Ok(())
+    }
+
+    async fn learn(
+        &self,
+        report: &SendReport,
+        about: &About,
+        rules: &Rules,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<EventId>, EngineError> {
+        let mut events = Vec::new();
+        let business = about.business.as_str();
+        let sender = about.sender.as_ref();
+        for lesson in feedback::lessons(&report.error_code, about.channel) {
+            match lesson {
+                Lesson::MarketingStopped => {
+                    let Some(sender) = sender else { continue };
+                    events.push(self.stop_marketing(about, sender, at, now).await?);
+                }
+                Lesson::WindowClosed => {
+                    let Some(sender) = sender else { continue };
+                    self.view.update(&about.recipient, |person| {
+                        person.usage.close_window(about.channel, sender.as_str());
+                        ((), Touched::Usage)
+                    })?;
+                }
+                Lesson::RecipientMarketingCooldown => {
+                    let hold = Hold::RecipientMarketing(&about.recipient);
+                    let span_ms = rules.cooldowns.recipient_marketing_ms;
+                    self.limiter.cool_down(business, about.channel, hold, span_ms, now);
+                }
+                Lesson::SenderCooldown => {
+                    let hold = sender.map_or(Hold::Business, |sender| Hold::Sender(sender.as_str()));
+                    self.limiter.cool_down(business, about.channel, hold, rules.cooldowns.sender_ms, now);
+                }
+                Lesson::SenderWait(span_ms) => {
+                    let hold = sender.map_or(Hold::Business, |sender| Hold::Sender(sender.as_str()));
+                    self.limiter.cool_down(business, about.channel, hold, *span_ms, now);
+                }
+                Lesson::SenderBackOff => {
+                    let hold = sender.map_or(Hold::Business, |sender| Hold::Sender(sender.as_str()));
+                    self.limiter.back_off(business, about.channel, hold, now);
+                }
+                Lesson::PairBackOff => {
+                    let hold = sender.map_or(Hold::RecipientMarketing(&about.recipient), |sender| {
+                        Hold::Pair(sender.as_str(), &about.recipient)
+                    });
+                    self.limiter.back_off(business, about.channel, hold, now);
+                }
+                Lesson::BusinessBackOff => {
+                    self.limiter.back_off(business, about.channel, Hold::Business, now);
+                }
+                Lesson::BusinessWait(span_ms) => {
+                    self.limiter.cool_down(business, about.channel, Hold::Business, *span_ms, now);
+                }
+                Lesson::SenderStopped => {
+                    let Some(sender) = sender else { continue };
+                    let quality = self
+                        .view
+                        .sender(business, sender.as_str())
+                        .map_or(Quality::Unknown, |known| known.quality);
+                    let entry = SenderEntry {
+                        business: about.business.clone(),
+                        sender: sender.clone(),
+                        quality,
+                        status: SenderStatus::Banned,
+                        status_until: None,
+                        time: now,
+                    };
+                    events.push(self.append_entry(LedgerEntry::Sender(entry), true).await?);
+                }
+                Lesson::TemplateIs(status) => {
+                    let template = about.decision.as_ref().and_then(|decision| decision.template.as_ref());
+                    let Some((name, language)) = template else { continue };
+                    let known = self
+                        .view
+                        .template(business, name, language)
+                        .or_else(|| self.book().seed(business, name, language).cloned());
+                    let Some(known) = known else { continue };
+                    let mut entry = (*known).clone();
+                    entry.status = *status;
+                    entry.time = now;
+                    events.push(self.append_entry(LedgerEntry::Template(entry), true).await?);
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    /// Error 131050: the person stopped marketing from this sender in the platform.
+    async fn stop_marketing(
+        &self,
+        about: &About,
+        sender: &SenderId,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<EventId, EngineError> {
+        let preference = Preference { sender: sender.clone(), stopped: true, time: at };
+        let event = ConsentEvent {
+            business: about.business.clone(),
+            subjects: vec![about.recipient],
+            recorded: now,
+            request: None,
+            rules_version: self.book().version().to_owned(),
+            changes: vec![Change::Preference(preference)],
+        };
+        let personal = Personal { actor: "provider:".into(), ..Personal::default() };
+        Ok(self.append_event(event, &personal).await?.id)
+    }
+}

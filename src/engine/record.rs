@@ -1,0 +1,307 @@
+//! `RecordConsent`: reports become one event, durable before the answer.
+
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::ledger::{Appended, Entry};
+use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
+use crate::policy::evidence::{Evidence, ImportSource, Personal};
+use crate::policy::ids::{BusinessId, EventId, Identifier};
+use crate::policy::recorder::{self, Recorded, Source};
+use crate::policy::report::{FieldViolation, Report};
+use crate::policy::rules::Rules;
+use crate::policy::state::{self, ScopeState, State};
+use crate::policy::types::{Channel, Purpose, Scope};
+
+use super::codec;
+use super::error::EngineError;
+use super::people::{Identity, People};
+use super::token::Token;
+use super::{Engine, Inner};
+
+/// A reported set of consent changes for one person.
+#[derive(Clone)]
+pub struct RecordRequest {
+    /// The business.
+    pub business: BusinessId,
+    /// The person.
+    pub recipient: Address,
+    /// Further identifiers of the person, which this links.
+    pub also: Vec<Address>,
+    /// The caller's id of the request; empty only where opt-outs alone are reported.
+    pub request_id: String,
+    /// A keyed hash of everything else in the request.
+    pub content: [u8; 8],
+    /// What is reported.
+    pub reports: Vec<Report>,
+    /// Who reports it: a kind, a colon and an id.
+    pub actor: String,
+    /// Whether the caller wants it on other disks before the answer.
+    pub wants_replicated: bool,
+    /// Who vouches for the times stated.
+    pub source: Source,
+    /// The row of an import that this is.
+    pub row: Option<ImportSource>,
+    /// What was widened while the request was read.
+    pub warnings: Vec<FieldViolation>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordAnswer {
+    /// The event.
+    pub event: EventId,
+    /// The token that lets a later check see it.
+    pub token: String,
+    /// The person's state in the scopes of the request, after the merge.
+    pub states: Vec<ScopeState>,
+    /// Opt-outs that still stand against an opt-in of the request.
+    pub blocked_by: Vec<EventId>,
+    /// What was widened or doubtful.
+    pub warnings: Vec<FieldViolation>,
+    /// The same request was recorded before.
+    pub repeated: bool,
+}
+
+impl Engine {
+    /// Records consent changes. The answer comes when they are durable and every later check sees them.
+    ///
+    /// # Errors
+    /// [`EngineError`]; opt-outs are recorded whenever this process can write at all.
+    pub async fn record_consent(&self, request: RecordRequest) -> Result<RecordAnswer, EngineError> {
+        let inner = Arc::clone(&self.inner);
+        // In a task of its own: a caller that gives up must not let go of the person's turn before the
+        // event is applied.
+        let task = tokio::spawn(async move { inner.record(request).await });
+        task.await.unwrap_or(Err(EngineError::Abandoned))
+    }
+}
+
+impl Inner {
+    async fn record(&self, request: RecordRequest) -> Result<RecordAnswer, EngineError> {
+        self.serving()?;
+        let book = self.book();
+        let business = request.business.as_str();
+        let has_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
+        let rules = match book.rules(business) {
+            Some(rules) => Arc::clone(rules),
+            // Whoever it was that the person opted out of, it must not be lost.
+            None if has_out => Arc::clone(book.defaults()),
+            None => return Err(EngineError::UnknownBusiness),
+        };
+        let identity = Identity::of(&self.key, business, &request.recipient);
+        let subjects = self.subjects(business, &identity, &request.also);
+        let _turn = self.stripes.lock(&subjects).await;
+        let people = People::read(&self.view, identity)?;
+
+        let mark = self.request_mark(business, &request.request_id, request.content);
+        if let Some(mark) = mark
+            && let Some(taken) = people.own.record.taken(mark.key)
+        {
+            if taken.request.content == mark.content {
+                return Ok(self.answer(&request, &people, &rules, taken.event, true, Vec::new()));
+            }
+            if !has_out {
+                return Err(EngineError::AlreadyExists(taken.event));
+            }
+        }
+
+        let now = self.clock.now();
+        let recorded = recorder::record(&request.reports, &people.known(), request.source, &rules, now);
+        match recorded {
+            Ok(recorded) => {
+                let event = self.append_recorded(&request, subjects, mark, recorded.clone(), &rules).await?;
+                let people = People::read(&self.view, people.identity)?;
+                let warnings = recorded.warnings.into_iter().map(|text| FieldViolation::new("changes", text));
+                let answer = self.answer(&request, &people, &rules, event, false, warnings.collect());
+                if request.wants_replicated { Err(EngineError::NotReplicated(event)) } else { Ok(answer) }
+            }
+            Err(refusal) if has_out => {
+                // The rest may be wrong; the opt-outs are not refused with it.
+                let outs = RecordRequest {
+                    reports: request
+                        .reports
+                        .iter()
+                        .filter(|report| matches!(report, Report::OptOut(_)))
+                        .cloned()
+                        .collect(),
+                    ..request
+                };
+                let recorded = recorder::record(&outs.reports, &people.known(), outs.source, &rules, now)
+                    .unwrap_or_default();
+                let event = self.append_recorded(&outs, subjects, None, recorded, &rules).await?;
+                Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal.into()) })
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The identifiers an event is about, the one addressed first.
+    pub(super) fn subjects(&self, business: &str, identity: &Identity, also: &[Address]) -> Vec<Identifier> {
+        let mut subjects = vec![identity.own];
+        for address in also {
+            let id = self.key.identifier(business, address);
+            if !subjects.contains(&id) {
+                subjects.push(id);
+            }
+        }
+        subjects
+    }
+
+    pub(super) fn request_mark(
+        &self,
+        business: &str,
+        request_id: &str,
+        content: [u8; 8],
+    ) -> Option<RequestMark> {
+        if request_id.is_empty() {
+            return None;
+        }
+        let mac = self.key.mac16("request", &[business.as_bytes(), request_id.as_bytes()]);
+        let mut key = [0; 8];
+        key.copy_from_slice(&mac[..8]);
+        Some(RequestMark { key, content })
+    }
+
+    async fn append_recorded(
+        &self,
+        request: &RecordRequest,
+        subjects: Vec<Identifier>,
+        mark: Option<RequestMark>,
+        recorded: Recorded,
+        rules: &Rules,
+    ) -> Result<EventId, EngineError> {
+        let personal = personal_of(request, &recorded);
+        let event = ConsentEvent {
+            business: request.business.clone(),
+            subjects,
+            recorded: self.clock.now(),
+            request: mark,
+            rules_version: self.book().version().to_owned(),
+            changes: recorded.changes,
+        };
+        debug_assert!(!event.changes.is_empty() || rules.business_id.is_none());
+        Ok(self.append_event(event, &personal).await?.id)
+    }
+
+    /// Appends an event and waits until it is durable and applied.
+    pub(super) async fn append_event(
+        &self,
+        event: ConsentEvent,
+        personal: &Personal,
+    ) -> Result<Appended, EngineError> {
+        let priority = event.changes.iter().any(suppresses);
+        let entry = Entry {
+            payload: codec::encode_entry(&LedgerEntry::Consent(event)),
+            blob: (!personal.is_empty()).then(|| codec::encode_personal(personal)),
+            priority,
+        };
+        Ok(self.ledger.append(entry)?.await?)
+    }
+
+    fn answer(
+        &self,
+        request: &RecordRequest,
+        people: &People,
+        rules: &Rules,
+        event: EventId,
+        repeated: bool,
+        warnings: Vec<FieldViolation>,
+    ) -> RecordAnswer {
+        let now = self.clock.now();
+        let known = people.known();
+        let scopes = scopes_of(&request.reports, rules);
+        let mut states = Vec::new();
+        let mut blocked_by = Vec::new();
+        for (scope, opts_in) in scopes {
+            let channels = scope.channel.as_ref().map_or(Channel::ALL, std::slice::from_ref);
+            for channel in channels {
+                let state = state::state_of(&known, *channel, &scope.purpose, rules, now);
+                if opts_in && state.state == State::OptedOut {
+                    blocked_by.extend(state.basis.iter().copied());
+                }
+                states.push(state);
+            }
+        }
+        blocked_by.sort_unstable();
+        blocked_by.dedup();
+        let mut all_warnings = request.warnings.clone();
+        all_warnings.extend(warnings);
+        RecordAnswer {
+            event,
+            token: Token(Some(event)).to_string(),
+            states,
+            blocked_by,
+            warnings: all_warnings,
+            repeated,
+        }
+    }
+}
+
+/// Whether a change may use the room kept for opt-outs.
+fn suppresses(change: &Change) -> bool {
+    match change {
+        Change::OptOut(_) | Change::Invalidate(_) => true,
+        Change::Hold(hold) => hold.held,
+        Change::Preference(preference) => preference.stopped,
+        Change::OptIn(_) | Change::Request(_) | Change::Help { .. } => false,
+    }
+}
+
+/// The scopes that reports name, each with whether it is opted in to.
+fn scopes_of(reports: &[Report], rules: &Rules) -> Vec<(Scope, bool)> {
+    use crate::policy::report::{in_scopes, out_scopes};
+    let mut scopes: Vec<(Scope, bool)> = Vec::new();
+    for report in reports {
+        match report {
+            Report::OptIn(report) => {
+                scopes.extend(in_scopes(report, rules).into_iter().map(|(scope, _)| (scope, true)));
+            }
+            Report::Request(report) => {
+                scopes.extend(in_scopes(&report.opt_in, rules).into_iter().map(|(scope, _)| (scope, true)));
+            }
+            Report::OptOut(report) => {
+                let outs = out_scopes(&report.channels, &report.topics, &report.categories, rules);
+                scopes.extend(outs.into_iter().map(|scope| (scope, false)));
+            }
+            Report::Invalidate(report) => {
+                let outs = out_scopes(&report.channels, &report.topics, &report.categories, rules);
+                scopes.extend(
+                    outs.into_iter().filter(|s| s.purpose != Purpose::All).map(|scope| (scope, false)),
+                );
+            }
+            Report::Release(_) => {}
+        }
+    }
+    scopes.sort();
+    scopes.dedup();
+    scopes
+}
+
+pub(super) fn personal_of(request: &RecordRequest, recorded: &Recorded) -> Personal {
+    let mut personal = Personal {
+        actor: request.actor.clone(),
+        request_id: request.request_id.clone(),
+        source: request.row.clone(),
+        ..Personal::default()
+    };
+    let of = |at: &usize| request.reports.get(*at);
+    let evidence = |report: Option<&Report>| match report {
+        Some(Report::OptIn(report)) => report.evidence.clone(),
+        Some(Report::Request(report)) => report.opt_in.evidence.clone(),
+        _ => Evidence::default(),
+    };
+    let text = |report: Option<&Report>| match report {
+        Some(Report::OptOut(report)) => report.text.clone(),
+        _ => String::new(),
+    };
+    let evidences: Vec<Evidence> = recorded.from.iter().map(|at| evidence(of(at))).collect();
+    if evidences.iter().any(|evidence| *evidence != Evidence::default()) {
+        personal.evidence = evidences;
+    }
+    let texts: Vec<String> = recorded.from.iter().map(|at| text(of(at))).collect();
+    if texts.iter().any(|text| !text.is_empty()) {
+        personal.texts = texts;
+    }
+    personal
+}

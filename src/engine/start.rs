@@ -1,0 +1,348 @@
+//! Opening: key, ledger, view; what the view lacks is replayed, what it lost is rebuilt, before anything is answered.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::key::ClusterKey;
+use crate::ledger::disk::Disk;
+use crate::ledger::{self, Applier, Committed, Damage, Ledger, Position};
+use crate::limits::{self, Limiter};
+use crate::policy::event::LedgerEntry;
+use crate::policy::ids::EventId;
+use crate::policy::keywords::Lexicon;
+use crate::view::{self, LedgerIdentity, Note, View, ViewError};
+
+use super::book::Book;
+use super::codec;
+use super::decision::DecisionSink;
+use super::stripes::Stripes;
+use super::token::Vector;
+use super::{Engine, Inner, Phase};
+
+/// The tag of the limits' changes in the view's journal.
+const LIMITS_TAG: u8 = 1;
+/// The name of the limits' part of a checkpoint.
+const LIMITS_NAME: &str = "limits";
+
+/// What an engine is opened with.
+pub struct Parts {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The cluster key.
+    pub key: ClusterKey,
+    /// The ledger's disk.
+    pub disk: Arc<dyn Disk>,
+    /// The ledger's settings.
+    pub ledger: ledger::Config,
+    /// The view's folder.
+    pub view_dir: PathBuf,
+    /// The view's settings.
+    pub view: view::Config,
+    /// The limits' bounds.
+    pub limits: limits::Settings,
+    /// The rules.
+    pub book: Book,
+    /// The word lists.
+    pub lexicon: Lexicon,
+    /// Who hears of decisions.
+    pub sink: Arc<dyn DecisionSink>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Started {
+    /// A new ledger was made.
+    pub created: bool,
+    /// Damage in the ledger that no crash explains.
+    pub damages: Vec<Damage>,
+    /// Events that were applied to bring the view up.
+    pub replayed: u64,
+    /// Why the view was rebuilt, if it was.
+    pub rebuilt: Option<String>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u128,
+}
+
+/// Why an engine does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger does not open.
+    #[error(transparent)]
+    Ledger(#[from] ledger::OpenError),
+    /// The ledger cannot be read while the view is brought up.
+    #[error("the ledger cannot be read while the view is brought up: {0}")]
+    Read(#[from] ledger::ReadError),
+    /// The view does not open.
+    #[error("the view does not open: {0}")]
+    View(#[from] ViewError),
+}
+
+impl Engine {
+    /// Opens everything and brings the view up to the ledger. Blocking: call it off the runtime's threads.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(parts: Parts) -> Result<(Self, Started), StartError> {
+        let begun = Instant::now();
+        let check = parts.key.check_value();
+        let applying = Arc::new(Applying::default());
+        let (ledger, opened) =
+            Ledger::open(&parts.ledger, parts.disk, check, Box::new(Arc::clone(&applying)))?;
+        let (view, view_opened) = View::open(parts.view, &parts.view_dir, LedgerIdentity(check))?;
+        let mut started =
+            Started { created: opened.created, damages: opened.damages.clone(), ..Started::default() };
+        let vector = Arc::clone(&applying.vector);
+        for (origin, head) in ledger.vector() {
+            vector.applied(EventId { origin, sequence: head.sequence });
+        }
+        started.replayed = match view_opened.rebuild {
+            Some(why) => {
+                if !opened.created {
+                    tracing::warn!(%why, "the view is rebuilt from the ledger");
+                    started.rebuilt = Some(why);
+                }
+                rebuild(&ledger, &view)?
+            }
+            None => replay(&ledger, &view, view_opened.replay_from)?,
+        };
+        applying.serve(view.clone());
+
+        let limiter = Limiter::new(&parts.limits, parts.key.mac16("limits", &[]));
+        restore_limits(&view, &limiter, parts.clock.now())?;
+        let inner = Arc::new(Inner {
+            clock: parts.clock,
+            key: parts.key,
+            ledger,
+            view,
+            limiter,
+            book: ArcSwap::from_pointee(parts.book),
+            lexicon: ArcSwap::from_pointee(parts.lexicon),
+            stripes: Stripes::default(),
+            vector,
+            behind: Arc::clone(&applying.behind),
+            sink: parts.sink,
+            serial: AtomicU64::new(0),
+            run: run_name(),
+            phase: watch::Sender::new(Phase::Serving),
+        });
+        let checkpoint = Arc::downgrade(&inner);
+        inner.view.on_checkpoint(move || {
+            checkpoint
+                .upgrade()
+                .map_or_else(Vec::new, |inner| vec![(LIMITS_NAME.to_owned(), inner.snapshot_limits())])
+        });
+        started.took_ms = begun.elapsed().as_millis();
+        Ok((Self { inner }, started))
+    }
+
+    /// Writes down what the limits changed since the last call. To be called every second or so: what was not
+    /// written is what a SIGKILL loses.
+    pub fn note_usage(&self) {
+        let inner = &self.inner;
+        let drained = inner.limiter.drain(inner.clock.now());
+        if !drained.chunk.is_empty() {
+            inner.view.note(LIMITS_TAG, &drained.chunk);
+        }
+        if !drained.complete {
+            for chunk in inner.limit_chunks() {
+                inner.view.note(LIMITS_TAG, &chunk);
+            }
+        }
+    }
+
+    /// Stops answering, writes everything out and closes. Blocking.
+    ///
+    /// # Errors
+    /// When the ledger's or the view's end could not be written; the next start takes the crash path.
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.inner.phase.send_replace(Phase::Stopping);
+        let ledger = self.inner.ledger.close();
+        self.note_usage();
+        let view = self.inner.view.close();
+        ledger?;
+        view?;
+        Ok(())
+    }
+
+    /// Stops answering; calls under way finish.
+    pub fn stop_answering(&self) {
+        self.inner.phase.send_replace(Phase::Stopping);
+    }
+}
+
+/// Why an engine does not close in order.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    /// The ledger's end could not be written.
+    #[error("the ledger's end could not be written: {0}")]
+    Ledger(#[from] ledger::AppendError),
+    /// The view's end could not be written.
+    #[error("the view's end could not be written: {0}")]
+    View(#[from] ViewError),
+}
+
+impl Inner {
+    fn limit_chunks(&self) -> Vec<Vec<u8>> {
+        let mut chunks = Vec::new();
+        let written = self.limiter.snapshot(self.clock.now(), |chunk| {
+            chunks.push(chunk.to_vec());
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match written {
+            Ok(()) => chunks,
+            Err(never) => match never {},
+        }
+    }
+
+    /// All chunks in one, each behind its length.
+    fn snapshot_limits(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for chunk in self.limit_chunks() {
+            let len = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            all.extend_from_slice(&len.to_le_bytes());
+            all.extend_from_slice(&chunk);
+        }
+        all
+    }
+}
+
+fn restore_limits(
+    view: &View,
+    limiter: &Limiter,
+    now: crate::policy::time::Timestamp,
+) -> Result<(), ViewError> {
+    let apply = |chunk: &[u8]| {
+        if let Err(fault) = limiter.apply(chunk, now) {
+            tracing::warn!(%fault, "stored limits are not taken over; counting starts afresh");
+        }
+    };
+    view.restore_notes(|note| match note {
+        Note::Checkpoint { name: LIMITS_NAME, bytes } => {
+            let mut rest = bytes;
+            while let Some((len, tail)) = rest.split_first_chunk::<4>() {
+                let len = u32::from_le_bytes(*len) as usize;
+                let Some((chunk, tail)) = tail.split_at_checked(len) else { break };
+                apply(chunk);
+                rest = tail;
+            }
+        }
+        Note::Entry { tag: LIMITS_TAG, bytes } => apply(bytes),
+        Note::Checkpoint { .. } | Note::Entry { .. } => {}
+    })
+}
+
+fn run_name() -> [u8; 8] {
+    let mut name = [0; 8];
+    // Without randomness the clock still tells runs apart.
+    if getrandom::fill(&mut name).is_err() {
+        let now = crate::clock::SystemClock.now().0;
+        name = now.to_le_bytes();
+    }
+    name
+}
+
+/// Feeds the whole ledger to an empty view.
+fn rebuild(ledger: &Ledger, view: &View) -> Result<u64, StartError> {
+    let mut rebuilder = view.rebuild()?;
+    let mut next = Position::START;
+    let mut count = 0;
+    for record in ledger.iter_from(Position::START) {
+        let record = match record {
+            Ok(record) => record,
+            Err(ledger::ReadError::Damaged(damage)) => {
+                tracing::error!(%damage, "a stretch of the ledger cannot be read");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let appended = record.appended;
+        next = appended.next;
+        match read_entry(appended.id, &record.payload) {
+            Some(LedgerEntry::Consent(event)) => rebuilder.event(appended.position, appended.id, &event)?,
+            Some(LedgerEntry::Template(entry)) => rebuilder.template(entry),
+            Some(LedgerEntry::Sender(entry)) => rebuilder.sender(entry),
+            Some(LedgerEntry::Erasure { .. }) | None => {}
+        }
+        count += 1;
+    }
+    rebuilder.finish(next, |done, of| tracing::info!(done, of, "the view is being rebuilt"))?;
+    Ok(count)
+}
+
+/// Applies what the view lacks.
+fn replay(ledger: &Ledger, view: &View, from: Position) -> Result<u64, StartError> {
+    let mut count = 0;
+    for record in ledger.iter_from(from) {
+        let record = match record {
+            Ok(record) => record,
+            Err(ledger::ReadError::Damaged(damage)) => {
+                tracing::error!(%damage, "a stretch of the ledger cannot be read");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        apply(view, record.appended, &record.payload)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// An entry; of one that this version cannot read, at least its opt-outs.
+fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
+    match codec::decode_entry(payload) {
+        Ok(entry) => Some(entry),
+        Err(fault) => {
+            tracing::error!(event = %id, %fault, "an event cannot be read; its opt-outs are kept");
+            codec::salvage_opt_outs(payload).map(LedgerEntry::Consent)
+        }
+    }
+}
+
+fn apply(view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), ViewError> {
+    match read_entry(appended.id, payload) {
+        Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, &event)?,
+        Some(LedgerEntry::Template(entry)) => view.put_template(entry),
+        Some(LedgerEntry::Sender(entry)) => view.put_sender(entry),
+        Some(LedgerEntry::Erasure { .. }) | None => {}
+    }
+    view.advance(appended.next);
+    Ok(())
+}
+
+/// Brings new events into the view, on the ledger's writer thread.
+#[derive(Default)]
+struct Applying {
+    view: std::sync::OnceLock<View>,
+    vector: Arc<Vector>,
+    behind: Arc<AtomicBool>,
+}
+
+impl Applying {
+    fn serve(&self, view: View) {
+        // Set once, by `open`; a second view would be a mistake of this file.
+        let _ = self.view.set(view);
+    }
+}
+
+impl Applier for Arc<Applying> {
+    fn on_durable(&mut self, batch: &[Committed]) {
+        for committed in batch {
+            let applied =
+                self.view.get().map(|view| apply(view, committed.appended, &committed.entry.payload));
+            match applied {
+                Some(Ok(())) => self.vector.applied(committed.appended.id),
+                Some(Err(error)) => {
+                    self.behind.store(true, Ordering::Release);
+                    tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
+                }
+                None => self.behind.store(true, Ordering::Release),
+            }
+        }
+    }
+}

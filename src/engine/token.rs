@@ -1,0 +1,112 @@
+//! Tokens name how much was known: a check that carries one sees at least that.
+
+use std::str::FromStr;
+
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+
+use crate::policy::ids::{EventId, OriginId};
+
+/// The version that starts every token, so that its form can change.
+const VERSION: &str = "1";
+
+/// The longest token, in bytes.
+pub const TOKEN_LEN_MAX: usize = 256;
+
+/// A text that is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not a token that optgate gave out")]
+pub struct TokenFault;
+
+/// An event that has to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token(pub Option<EventId>);
+
+impl std::fmt::Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(event) => write!(f, "{VERSION}-{event}"),
+            None => f.write_str(VERSION),
+        }
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenFault;
+
+    fn from_str(text: &str) -> Result<Self, TokenFault> {
+        if text.len() > TOKEN_LEN_MAX {
+            return Err(TokenFault);
+        }
+        match text.split_once('-') {
+            None if text == VERSION => Ok(Self(None)),
+            Some((VERSION, event)) => event.parse().map(|event| Self(Some(event))).map_err(|_| TokenFault),
+            _ => Err(TokenFault),
+        }
+    }
+}
+
+/// The highest event applied here of each origin.
+#[derive(Default)]
+pub struct Vector {
+    applied: RwLock<FxHashMap<OriginId, u64>>,
+    latest: RwLock<Latest>,
+}
+
+/// The latest event applied and its token's text, made once an event instead of once a check.
+#[derive(Clone)]
+struct Latest {
+    text: std::sync::Arc<str>,
+}
+
+impl Default for Latest {
+    fn default() -> Self {
+        Self { text: Token(None).to_string().into() }
+    }
+}
+
+impl Vector {
+    /// Notes that `event` is applied.
+    pub fn applied(&self, event: EventId) {
+        let mut applied = self.applied.write();
+        let highest = applied.entry(event.origin).or_default();
+        *highest = (*highest).max(event.sequence);
+        drop(applied);
+        *self.latest.write() = Latest { text: Token(Some(event)).to_string().into() };
+    }
+
+    /// Whether all that `token` names is applied.
+    #[must_use]
+    pub fn reaches(&self, token: Token) -> bool {
+        token.0.is_none_or(|event| {
+            self.applied.read().get(&event.origin).is_some_and(|highest| *highest >= event.sequence)
+        })
+    }
+
+    /// The token of what is applied now.
+    #[must_use]
+    pub fn token(&self) -> std::sync::Arc<str> {
+        std::sync::Arc::clone(&self.latest.read().text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_read_back_and_are_reached_in_order() {
+        let event = |sequence| EventId { origin: OriginId([3; 16]), sequence };
+        let vector = Vector::default();
+        assert_eq!(&*vector.token(), "1");
+        vector.applied(event(7));
+        let token: Token = vector.token().parse().expect("a token of ours");
+        assert!(vector.reaches(token));
+        assert!(vector.reaches(Token(Some(event(6)))));
+        assert!(!vector.reaches(Token(Some(event(8)))));
+        assert!(!vector.reaches(Token(Some(EventId { origin: OriginId([4; 16]), sequence: 1 }))));
+        for bad in ["", "2", "1-", "1-x", "2-0303-1", &"1".repeat(TOKEN_LEN_MAX + 1)] {
+            assert_eq!(bad.parse::<Token>(), Err(TokenFault), "{bad}");
+        }
+    }
+}

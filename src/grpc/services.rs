@@ -1,0 +1,65 @@
+//! The services: read the request, ask the engine, write the answer. They decide nothing.
+
+pub mod admin;
+pub mod consent;
+pub mod import;
+pub mod inbound;
+pub mod send;
+pub mod stream;
+
+use crate::engine::EngineError;
+use crate::policy::consent::Mark;
+
+use super::convert::{pb_event_id, pb_timestamp, record::field_fault};
+use super::status::ApiError;
+use crate::pb::v1;
+
+/// The engine's errors as the API's.
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Invalid(violations) => {
+                Self::InvalidArgument(violations.into_iter().map(field_fault).collect())
+            }
+            EngineError::UnknownBusiness => Self::UnknownBusiness,
+            EngineError::AlreadyExists(_) => Self::RequestIdReused,
+            EngineError::Unsuperseded(marks) => Self::Unsuperseded(marks.into_iter().map(opt_out_ref).collect()),
+            EngineError::NotPending(_) => Self::NotPending,
+            EngineError::NoSpace => Self::DiskLow,
+            EngineError::Busy => Self::Overloaded,
+            EngineError::LedgerFailed(_) => Self::LedgerFailed,
+            EngineError::NotServing("stopping") => Self::Stopping,
+            EngineError::NotServing(_) => Self::Starting,
+            EngineError::View(error) => {
+                tracing::error!(%error, "the view cannot be read");
+                Self::StoreUnreadable
+            }
+            EngineError::TooManyLinks(_) => Self::TooManyLinks,
+            EngineError::NotReplicated(_) => Self::NotDurableEnough,
+            EngineError::NotFound(what) => {
+                tracing::debug!(what, "not found");
+                Self::NotFound("event or record")
+            }
+            EngineError::Read(error) => {
+                tracing::error!(%error, "the ledger cannot be read");
+                Self::StoreUnreadable
+            }
+            EngineError::OnlyOptOuts { recorded: _, refusal } => {
+                Self::OnlyOptOuts { refusal: Box::new(Self::from(*refusal)) }
+            }
+            EngineError::Abandoned => Self::Internal,
+        }
+    }
+}
+
+/// Writes a reference to an opt-out.
+#[must_use]
+pub fn opt_out_ref(mark: Mark) -> v1::OptOutRef {
+    v1::OptOutRef {
+        event: Some(pb_event_id(mark.id)),
+        time: Some(pb_timestamp(mark.time)),
+        channels: Vec::new(),
+        topics: Vec::new(),
+        categories: Vec::new(),
+    }
+}

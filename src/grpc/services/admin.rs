@@ -1,0 +1,193 @@
+//! `AdminService`.
+
+use tonic::{Request, Response, Status};
+
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::grpc::convert::admin::{pb_sender, pb_template, sender, template};
+use crate::grpc::convert::{pb_event_id, pb_timestamp};
+use crate::grpc::status::ApiError;
+use crate::ledger;
+use crate::pb::v1;
+use crate::pb::v1::admin_service_server::AdminService;
+use crate::policy::ids::{BusinessId, EventId};
+use crate::policy::time::Timestamp;
+use crate::readiness::Readiness;
+
+/// The most entries one page of templates or senders has.
+const PAGE_SIZE_MAX: usize = 1_000;
+
+/// How the process is, beyond the engine.
+pub trait Host: Send + Sync + 'static {
+    /// Why the last reload of the rules was refused; empty when it was not.
+    fn rules_error(&self) -> String;
+    /// Verifies the whole ledger. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn verify(&self) -> Result<ledger::verify::Report, EngineError>;
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct Admin {
+    engine: Engine,
+    readiness: Readiness,
+    host: std::sync::Arc<dyn Host>,
+    started: Timestamp,
+    instance: String,
+}
+
+impl Admin {
+    /// Answers with `engine`.
+    #[must_use]
+    pub fn new(
+        engine: Engine,
+        readiness: Readiness,
+        host: std::sync::Arc<dyn Host>,
+        instance: String,
+    ) -> Self {
+        let started = engine.now();
+        Self { engine, readiness, host, started, instance }
+    }
+
+    fn token(event: EventId) -> String {
+        crate::engine::token::Token(Some(event)).to_string()
+    }
+}
+
+/// A page of `all`, and the token of the next.
+fn page<T>(all: Vec<T>, page_size: i32, page_token: &str) -> Result<(Vec<T>, String), ApiError> {
+    let from: usize = if page_token.is_empty() {
+        0
+    } else {
+        page_token.parse().map_err(|_| ApiError::field("page_token", "is not a token that optgate gave out"))?
+    };
+    let size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_SIZE_MAX);
+    let size = size.min(PAGE_SIZE_MAX);
+    let count = all.len();
+    let page: Vec<T> = all.into_iter().skip(from).take(size).collect();
+    let next = from.saturating_add(page.len());
+    let token = if next < count && !page.is_empty() { next.to_string() } else { String::new() };
+    Ok((page, token))
+}
+
+fn read_business(text: &str) -> Result<BusinessId, ApiError> {
+    BusinessId::new(text).map_err(|fault| ApiError::field("business_id", fault.to_string()))
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn put_template(
+        &self,
+        request: Request<v1::PutTemplateRequest>,
+    ) -> Result<Response<v1::PutTemplateResponse>, Status> {
+        let v1::PutTemplateRequest { template: given, min_durability } = request.into_inner();
+        let entry = template(given)?;
+        let (entry, event) = self.engine.put_template(entry).await.map_err(ApiError::from)?;
+        let durability = durable(min_durability)?;
+        Ok(Response::new(v1::PutTemplateResponse {
+            template: Some(pb_template(&entry)),
+            event: Some(pb_event_id(event)),
+            token: Self::token(event),
+            durability,
+        }))
+    }
+
+    async fn list_templates(
+        &self,
+        request: Request<v1::ListTemplatesRequest>,
+    ) -> Result<Response<v1::ListTemplatesResponse>, Status> {
+        let v1::ListTemplatesRequest { business_id, page_size, page_token } = request.into_inner();
+        let business = read_business(&business_id)?;
+        let (templates, next) = page(self.engine.templates(business.as_str()), page_size, &page_token)?;
+        let templates = templates.iter().map(|template| pb_template(template)).collect();
+        Ok(Response::new(v1::ListTemplatesResponse { templates, next_page_token: next }))
+    }
+
+    async fn put_sender_state(
+        &self,
+        request: Request<v1::PutSenderStateRequest>,
+    ) -> Result<Response<v1::PutSenderStateResponse>, Status> {
+        let v1::PutSenderStateRequest { state, min_durability } = request.into_inner();
+        let entry = sender(state)?;
+        let (entry, event) = self.engine.put_sender(entry).await.map_err(ApiError::from)?;
+        let durability = durable(min_durability)?;
+        Ok(Response::new(v1::PutSenderStateResponse {
+            state: Some(pb_sender(&entry)),
+            event: Some(pb_event_id(event)),
+            token: Self::token(event),
+            durability,
+        }))
+    }
+
+    async fn list_sender_states(
+        &self,
+        request: Request<v1::ListSenderStatesRequest>,
+    ) -> Result<Response<v1::ListSenderStatesResponse>, Status> {
+        let v1::ListSenderStatesRequest { business_id, page_size, page_token } = request.into_inner();
+        let business = read_business(&business_id)?;
+        let (senders, next) = page(self.engine.senders(business.as_str()), page_size, &page_token)?;
+        let states = senders.iter().map(|sender| pb_sender(sender)).collect();
+        Ok(Response::new(v1::ListSenderStatesResponse { states, next_page_token: next }))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let health = self.engine.ledger().health();
+        let failed = matches!(health.state, ledger::State::Failed(_));
+        let state = self.readiness.now();
+        let origins = self.engine.ledger().vector();
+        Ok(Response::new(v1::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.instance.clone(),
+            start_time: Some(pb_timestamp(self.started)),
+            ready: state.is_ready(),
+            not_ready_reasons: state.obstacles().map(|obstacle| obstacle.to_string()).collect(),
+            rules_version: self.engine.book().version().to_owned(),
+            rules_error: self.host.rules_error(),
+            ledger: Some(v1::LedgerStatus {
+                records: origins.iter().map(|(_, head)| head.sequence).sum(),
+                size_bytes: 0,
+                segments: self.engine.ledger().watch().borrow().segment(),
+                origins: origins.into_iter().map(|(origin, head)| origin_status(origin, head)).collect(),
+                last_sync_duration: None,
+                reserve_free_bytes: 0,
+                failed,
+            }),
+            view: Some(v1::ViewStatus { records: 0, size_bytes: 0, behind_records: 0, rebuilding: false }),
+            disk_free_bytes: health.free_bytes.unwrap_or(0),
+            disk_low: health.space_low,
+            as_of: self.engine.as_of().to_string(),
+        }))
+    }
+
+    async fn verify_ledger(
+        &self,
+        _request: Request<v1::VerifyLedgerRequest>,
+    ) -> Result<Response<v1::VerifyLedgerResponse>, Status> {
+        let host = std::sync::Arc::clone(&self.host);
+        let verified = tokio::task::spawn_blocking(move || host.verify());
+        let report = verified.await.unwrap_or(Err(EngineError::Abandoned)).map_err(ApiError::from)?;
+        Ok(Response::new(crate::grpc::convert::admin::verify_response(report)))
+    }
+}
+
+fn origin_status(origin: crate::policy::ids::OriginId, head: ledger::Head) -> v1::OriginStatus {
+    v1::OriginStatus {
+        origin: origin.to_string(),
+        last_sequence: head.sequence,
+        chain_sha256: crate::grpc::convert::record::hex(&head.hash),
+    }
+}
+
+/// What is durable here; nowhere else is there to be durable yet.
+fn durable(wanted: i32) -> Result<i32, ApiError> {
+    match v1::Durability::try_from(wanted) {
+        Ok(v1::Durability::Unspecified | v1::Durability::Local) => Ok(v1::Durability::Local.into()),
+        Ok(v1::Durability::Replicated) => Err(ApiError::NotDurableEnough),
+        Err(_) => Err(ApiError::field("min_durability", "is unknown; choose LOCAL or REPLICATED")),
+    }
+}

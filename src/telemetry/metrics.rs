@@ -1,0 +1,170 @@
+//! Metrics in Prometheus' text form. Labels are words of optgate's own: no id of a caller, no address.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tonic::Code;
+
+use super::TelemetryError;
+use crate::engine::Engine;
+use crate::grpc::method::Method;
+use crate::policy::types::Reason;
+use crate::readiness::Readiness;
+
+/// Bounds of the latency histograms, in seconds: from a cached check to a slow disk.
+const LATENCY_S: [f64; 16] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+    2.5,
+];
+
+/// The metrics, ready to be counted: looking one up by name costs more than a check has to give.
+pub struct Metrics {
+    handle: PrometheusHandle,
+    allowed: Counter,
+    denied: Vec<Counter>,
+    shadowed: Vec<Counter>,
+}
+
+impl Metrics {
+    /// Installs the recorder.
+    ///
+    /// # Errors
+    /// When one is installed already.
+    pub fn install() -> Result<Self, TelemetryError> {
+        let failed = |error: metrics_exporter_prometheus::BuildError| TelemetryError::Metrics(error.to_string());
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &LATENCY_S)
+            .map_err(failed)?
+            .install_recorder()
+            .map_err(failed)?;
+        describe();
+        let by_reason = |name: &'static str| {
+            Reason::ALL.iter().map(|reason| metrics::counter!(name, "reason" => reason.word())).collect()
+        };
+        Ok(Self {
+            handle,
+            allowed: metrics::counter!("optgate_decisions_total", "decision" => "ALLOW", "reason" => ""),
+            denied: Reason::ALL
+                .iter()
+                .map(|reason| {
+                    metrics::counter!("optgate_decisions_total", "decision" => "DENY", "reason" => reason.word())
+                })
+                .collect(),
+            shadowed: by_reason("optgate_shadowed_total"),
+        })
+    }
+
+    /// Counts a decision.
+    pub fn decision(&self, allowed: bool, reason: Option<Reason>, shadowed: &[Reason]) {
+        match reason {
+            _ if allowed => self.allowed.increment(1),
+            Some(reason) => self.denied[reason as usize].increment(1),
+            None => {}
+        }
+        for reason in shadowed {
+            self.shadowed[*reason as usize].increment(1);
+        }
+    }
+
+    /// The text of all metrics.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+/// One call in the metrics: its duration and code by method.
+pub struct CallMetrics {
+    latency: Histogram,
+    running: Gauge,
+}
+
+impl CallMetrics {
+    /// The handles of `method`.
+    #[must_use]
+    pub fn of(method: &'static Method) -> Self {
+        Self {
+            latency: metrics::histogram!("optgate_call_duration_seconds", "method" => method.name),
+            running: metrics::gauge!("optgate_calls_running", "method" => method.name),
+        }
+    }
+
+    /// A call begins.
+    pub fn begin(&self) {
+        self.running.increment(1.0);
+    }
+
+    /// A call ended after `took`.
+    pub fn end(&self, took: Duration) {
+        self.running.decrement(1.0);
+        self.latency.record(took.as_secs_f64());
+    }
+}
+
+/// Counts an answered call by its code.
+pub fn answered(method: &'static Method, code: Code) {
+    metrics::counter!("optgate_calls_total", "method" => method.name, "code" => code_word(code)).increment(1);
+}
+
+const fn code_word(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// What is read when metrics are rendered: gauges of ledger, view and limits.
+pub fn gauges(engine: &Engine, readiness: &Readiness) {
+    let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
+    let health = engine.ledger().health();
+    let truth = |yes: bool| f64::from(u8::from(yes));
+    set("optgate_ready", truth(readiness.now().is_ready()));
+    set("optgate_ledger_failed", truth(matches!(health.state, crate::ledger::State::Failed(_))));
+    set("optgate_ledger_queue_length", health.queue_len as f64);
+    set("optgate_disk_free_bytes", health.free_bytes.unwrap_or(0) as f64);
+    set("optgate_disk_low", truth(health.space_low));
+    set("optgate_view_behind", truth(engine.is_behind()));
+    for table in engine.limiter().usage() {
+        metrics::gauge!("optgate_limit_table_entries", "table" => table.table).set(table.used as f64);
+        metrics::gauge!("optgate_limit_table_max", "table" => table.table).set(table.max as f64);
+    }
+}
+
+/// The text that goes with metrics, once for all.
+fn describe() {
+    metrics::describe_counter!("optgate_decisions_total", "Decisions, by decision and leading reason");
+    metrics::describe_counter!("optgate_shadowed_total", "Decisions in which a rule failed that only reports");
+    metrics::describe_counter!("optgate_calls_total", "Calls answered, by method and code");
+    metrics::describe_histogram!("optgate_call_duration_seconds", "How long calls took, by method");
+    metrics::describe_gauge!("optgate_calls_running", "Calls under way, by method");
+    metrics::describe_counter!("optgate_decision_log_dropped_total", "Decision log lines lost since it was full");
+    metrics::describe_gauge!("optgate_ready", "1 while calls should be sent here");
+    metrics::describe_gauge!("optgate_ledger_failed", "1 once a write or fsync failed; restart");
+    metrics::describe_gauge!("optgate_ledger_queue_length", "Entries that wait for the disk");
+    metrics::describe_gauge!("optgate_disk_free_bytes", "Free bytes on the ledger's disk");
+    metrics::describe_gauge!("optgate_disk_low", "1 while only opt-outs are recorded");
+    metrics::describe_gauge!("optgate_view_behind", "1 when the view lacks an event; nothing is allowed then");
+    metrics::describe_gauge!("optgate_limit_table_entries", "Entries of the limits' tables");
+    metrics::describe_gauge!("optgate_limit_table_max", "Entries the limits' tables may have");
+}
+
+/// Metrics shared by whoever counts.
+pub type Shared = Arc<Metrics>;
