@@ -18,7 +18,7 @@ use crate::grpc::server::Lifecycle;
 use crate::grpc::services::{admin, consent, inbound, send};
 use crate::grpc::{self, health, reflection, routes::Routes};
 use crate::http;
-use crate::key::{ClusterKey, KeyError};
+use crate::key::{ClusterKey, KeyFileFault};
 use crate::ledger::disk::RealDisk;
 use crate::ledger::{self};
 use crate::net::accept::Uncounted;
@@ -56,7 +56,7 @@ pub enum AppError {
     },
     /// The key cannot be had.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] KeyFileFault),
     /// The engine does not open.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -89,7 +89,8 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     let metrics = telemetry.metrics_handle();
     let http_engine: Arc<std::sync::OnceLock<Engine>> = Arc::default();
     let render = {
-        let (engine, readiness, metrics) = (Arc::clone(&http_engine), readiness.clone(), Arc::clone(&metrics));
+        let (engine, readiness, metrics) =
+            (Arc::clone(&http_engine), readiness.clone(), Arc::clone(&metrics));
         Arc::new(move || {
             if let Some(engine) = engine.get() {
                 gauges(engine, &readiness);
@@ -220,11 +221,15 @@ fn open(config: &Config, sink: Arc<Decisions>) -> Result<(Engine, Started), AppE
 
 /// The cluster key: the one configured, or the data directory's own. One is made only together with a new ledger:
 /// a ledger whose key is gone would otherwise come up without a single opt-out.
-fn key(config: &Config, ledger_exists: bool) -> Result<ClusterKey, KeyError> {
+fn key(config: &Config, ledger_exists: bool) -> Result<ClusterKey, KeyFileFault> {
     let own = config.data_dir.join(KEY_FILE);
     let path = config.key_file.as_ref().unwrap_or(&own);
     if ledger_exists || path.exists() || config.key_file.is_some() {
-        return ClusterKey::load(path);
+        let loaded = ClusterKey::load(path)?;
+        if loaded.open_to_others {
+            tracing::warn!(key = %path.display(), "others than the owner may read the key; chmod 600 it");
+        }
+        return Ok(loaded.key);
     }
     ClusterKey::create(path)
 }
@@ -236,7 +241,8 @@ fn lexicon(config: &Config) -> Result<Lexicon, AppError> {
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == "txt") {
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let name =
+                    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
                 files.push((name, std::fs::read_to_string(&path).map_err(failed)?));
             }
         }
@@ -327,7 +333,8 @@ async fn watch_ledger(engine: Engine, readiness: Readiness, stop: CancellationTo
 }
 
 async fn wait_for_signal(stop: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return;
     };
     let name = tokio::select! {
@@ -387,6 +394,7 @@ impl admin::Host for Host {
 
     fn verify(&self) -> Result<ledger::verify::Report, EngineError> {
         let disk = RealDisk::read_only(&self.config.data_dir.join(LEDGER_DIR));
-        ledger::verify::verify(&disk, Some(self.check)).map_err(|error| EngineError::LedgerFailed(error.to_string()))
+        ledger::verify::verify(&disk, Some(self.check))
+            .map_err(|error| EngineError::LedgerFailed(error.to_string()))
     }
 }

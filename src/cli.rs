@@ -96,7 +96,9 @@ pub fn run(cli: Cli) -> std::process::ExitCode {
     match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(flags)) => serve::run(flags),
-        Some(Command::Policy(PolicyCommand::Lint { file, json })) => policy::lint(&file, json, &mut std::io::stdout()),
+        Some(Command::Policy(PolicyCommand::Lint { file, json })) => {
+            policy::lint(&file, json, &mut std::io::stdout())
+        }
         Some(Command::Policy(PolicyCommand::Describe { config, business })) => {
             let sources = Sources { file: config, ..Sources::default() };
             policy::describe(&sources, business.as_deref(), &mut std::io::stdout(), &mut std::io::stderr())

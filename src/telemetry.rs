@@ -37,7 +37,8 @@ impl Telemetry {
     /// # Errors
     /// [`TelemetryError`].
     pub fn start(config: &config::Telemetry) -> Result<Self, TelemetryError> {
-        let filter = EnvFilter::try_new(&config.log).map_err(|error| TelemetryError::Filter(error.to_string()))?;
+        let filter =
+            EnvFilter::try_new(&config.log).map_err(|error| TelemetryError::Filter(error.to_string()))?;
         let human = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let log = if human {
             tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).boxed()
@@ -46,7 +47,8 @@ impl Telemetry {
         };
         let spans = config.otlp_endpoint.as_deref().map(calls::provider).transpose()?;
         let exported = spans.as_ref().map(calls::layer::<Registry>);
-        let installed = tracing_subscriber::registry().with(exported).with(log.with_filter(filter)).try_init();
+        let installed =
+            tracing_subscriber::registry().with(exported).with(log.with_filter(filter)).try_init();
         if let Err(error) = installed {
             return Err(TelemetryError::Filter(error.to_string()));
         }

@@ -53,7 +53,9 @@ fn code(error: &AppError) -> u8 {
     match error {
         AppError::Key(_) | AppError::Start(StartError::Ledger(OpenError::OtherKey)) => exit::KEY,
         AppError::Start(StartError::Ledger(OpenError::Locked)) => exit::LOCKED,
-        AppError::Start(StartError::Ledger(OpenError::Setting { .. })) | AppError::Keywords(_) => exit::CONFIG,
+        AppError::Start(StartError::Ledger(OpenError::Setting { .. })) | AppError::Keywords(_) => {
+            exit::CONFIG
+        }
         AppError::Bind(_) => exit::UNAVAILABLE,
         AppError::Directory { .. } | AppError::Start(_) => exit::OS,
         AppError::Ended(_) | AppError::Close(_) | AppError::DecisionLog(_) => exit::SOFTWARE,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use super::fault::{Report, quote};
 use super::quiet_hours;
 use super::read::{At, Section, Word, listed};
+use crate::address::Region;
 use crate::policy::rules::{
     CapClass, ChannelLimits, Cooldowns, Every, FREQUENCY_CAP_MAX, FrequencyCap, InstructionPeriod,
     PerHourByQuality, PerSecond, Rules, Shadow, StopScope, UnregisteredTemplates,
@@ -288,10 +289,9 @@ fn region_blocks(
 
 fn country(at: &At<'_>, report: &mut Report) -> Option<[u8; 2]> {
     let text = at.text(report)?;
-    let known = text.parse::<phonenumber::country::Id>().is_ok();
-    match <[u8; 2]>::try_from(text.as_bytes()) {
-        Ok(code) if known => Some(code),
-        _ => {
+    match Region::from_code(text) {
+        Some(Region(code)) => Some(code),
+        None => {
             let remedy = match text {
                 "UK" => "the United Kingdom is GB".to_owned(),
                 "EU" => "list the countries one by one".to_owned(),

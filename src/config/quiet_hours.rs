@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fault::{Report, quote};
 use super::read::{At, Section, listed};
-use crate::policy::quiet_hours::QuietHours;
+use crate::policy::quiet_hours::{QuietHours, QuietRule};
 use crate::policy::types::{Category, Channel};
 
 /// The most rules of one category.
@@ -30,25 +30,13 @@ pub(super) fn read(at: &At<'_>, hours: &mut BTreeMap<Category, QuietHours>, repo
                 hours.remove(&category);
             }
             rules => {
-                hours.insert(category, build(rules));
+                hours.insert(category, QuietHours::new(rules));
             }
         }
     }
 }
 
-struct Rule {
-    days: [bool; 7],
-    from_min: u16,
-    to_min: u16,
-    channels: BTreeSet<Channel>,
-}
-
-fn build(rules: Vec<Rule>) -> QuietHours {
-    let _ = rules.iter().any(|rule| rule.days[0] && rule.from_min > rule.to_min && rule.channels.is_empty());
-    QuietHours::default()
-}
-
-fn rules(at: &At<'_>, report: &mut Report) -> Option<Vec<Rule>> {
+fn rules(at: &At<'_>, report: &mut Report) -> Option<Vec<QuietRule>> {
     let items = at.list(report)?;
     if items.len() > QUIET_RULES_MAX {
         at.fault(
@@ -58,11 +46,11 @@ fn rules(at: &At<'_>, report: &mut Report) -> Option<Vec<Rule>> {
         );
         return None;
     }
-    let rules: Vec<Rule> = items.iter().filter_map(|item| rule(item, report)).collect();
+    let rules: Vec<QuietRule> = items.iter().filter_map(|item| rule(item, report)).collect();
     (rules.len() == items.len()).then_some(rules)
 }
 
-fn rule(at: &At<'_>, report: &mut Report) -> Option<Rule> {
+fn rule(at: &At<'_>, report: &mut Report) -> Option<QuietRule> {
     let mut section = Section::open(at.clone(), report)?;
     let mut on = Some([true; 7]);
     if let Some(at) = section.get("days") {
@@ -91,7 +79,7 @@ fn rule(at: &At<'_>, report: &mut Report) -> Option<Rule> {
         );
         return None;
     }
-    Some(Rule { days: on?, from_min, to_min, channels: channels? })
+    QuietRule::new(on?, from_min, to_min, channels?).ok()
 }
 
 /// Days such as `mon-fri`, `sat,sun` or a list of these.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::address::{self, Address, AddressFault, AddressKind};
-use crate::limits::{Admission, Admitted, Denied, FrequencyLog, LogFault, Mode as LimitMode, Receipt};
+use crate::limits::{Admission, Admitted, Denied, Mode as LimitMode, Receipt};
 use crate::policy::check::{self, Content, Facts, Send, Verdict, Violation};
 use crate::policy::event::TemplateEntry;
 use crate::policy::ids::{EventId, Identifier, TopicId};
@@ -139,8 +139,6 @@ enum LimitAnswer {
     NotAsked,
     Admitted(Admitted),
     Denied(Denied),
-    /// The person's past sends cannot be read.
-    Unreadable(LogFault),
 }
 
 impl Inner {
@@ -195,12 +193,7 @@ impl Inner {
                 mode: if request.mode == Mode::Enforce { LimitMode::Enforce } else { LimitMode::Peek },
             };
             let shadow = |reason: Reason| rules.shadows(reason, now);
-            let mut log = FrequencyLog::decode(&person.frequency)?;
-            let answer = self.limiter.try_admit(&admission, &mut log, &shadow, now);
-            if answer.as_ref().is_ok_and(|admitted| admitted.receipt.marked && admitted.repeats.is_none()) {
-                person.frequency = log.encode();
-            }
-            Ok(answer)
+            self.limiter.try_admit(&admission, &mut person.frequency, &shadow, now)
         };
         let judged = match self.judge(request, rules, &identity, &context, now, admit) {
             Ok(judged) => judged,
@@ -210,7 +203,7 @@ impl Inner {
                 return Ok(self.denied(request, book, now, own, Reason::Unavailable, || error.to_string()));
             }
         };
-        Ok(self.answer_check(request, book, rules, &identity, &context, judged, now))
+        Ok(self.answer_check(request, book, &identity, &context, judged, now))
     }
 
     /// Judges under the person's lock, so that asking and consuming are one step.
@@ -221,7 +214,7 @@ impl Inner {
         identity: &Identity,
         context: &Context,
         now: Timestamp,
-        admit: impl Fn(&Verdict, &mut Person) -> Result<Result<Admitted, Denied>, LogFault>,
+        admit: impl Fn(&Verdict, &mut Person) -> Result<Admitted, Denied>,
     ) -> Result<Judged, EngineError> {
         let mut links: Vec<Identifier> = Vec::new();
         let mut others: Others = people::others(&self.view, identity, &links)?;
@@ -236,9 +229,8 @@ impl Inner {
                     return (Ok(Judged { verdict, limits: LimitAnswer::NotAsked }), Touched::Nothing);
                 }
                 let limits = match admit(&verdict, person) {
-                    Ok(Ok(admitted)) => LimitAnswer::Admitted(admitted),
-                    Ok(Err(denied)) => LimitAnswer::Denied(denied),
-                    Err(fault) => LimitAnswer::Unreadable(fault),
+                    Ok(admitted) => LimitAnswer::Admitted(admitted),
+                    Err(denied) => LimitAnswer::Denied(denied),
                 };
                 let consumes = request.mode == Mode::Enforce
                     && matches!(&limits, LimitAnswer::Admitted(admitted) if admitted.repeats.is_none());
@@ -263,12 +255,10 @@ impl Inner {
         Err(EngineError::TooManyLinks(people::LINKS_MAX))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the last step of `check`, which owns all of them")]
     fn answer_check(
         &self,
         request: &CheckRequest,
         book: &Book,
-        rules: &Rules,
         identity: &Identity,
         context: &Context,
         judged: Judged,
@@ -286,25 +276,12 @@ impl Inner {
                 .map(|wait_ms| now.plus_ms(i64::try_from(wait_ms).unwrap_or(i64::MAX))),
         };
         let mut admitted_now = false;
-        let mut degraded = verdict.degraded;
         match limits {
             LimitAnswer::NotAsked => {}
             LimitAnswer::Admitted(admitted) => {
                 shadowed.extend(admitted.shadowed.iter().map(explained));
                 receipt = admitted.receipt;
                 admitted_now = request.mode == Mode::Enforce;
-            }
-            LimitAnswer::Unreadable(fault) if rules.fail_open.contains(&verdict.category) => {
-                tracing::warn!(%fault, "past sends cannot be read; let pass by `fail_open`");
-                degraded = true;
-            }
-            LimitAnswer::Unreadable(fault) => {
-                tracing::warn!(%fault, "past sends cannot be read; the send is denied");
-                violations.push(Violation {
-                    reason: Reason::Unavailable,
-                    detail: request.explain.then(|| fault.to_string()),
-                    retry_at: None,
-                });
             }
             LimitAnswer::Denied(denied) => {
                 shadowed.extend(denied.shadowed.iter().map(explained));
@@ -338,7 +315,7 @@ impl Inner {
             rules_version: Arc::clone(&book.all().version),
             valid_until: if allows { verdict.valid_until } else { now },
             as_of: self.vector.token(),
-            degraded,
+            degraded: verdict.degraded,
         };
         self.note(request, &answer, Some(identity.own));
         answer

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::limits::{FrequencyLog, Hold};
+use crate::limits::Hold;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, Preference, SenderEntry};
 use crate::policy::evidence::Personal;
 use crate::policy::feedback::{self, Lesson};
@@ -156,19 +156,14 @@ impl Inner {
             return Ok(());
         };
         self.view.update(&about.recipient, |person| {
-            // A log that cannot be read is left alone: the next check denies and says so.
-            let mut log = FrequencyLog::decode(&person.frequency).unwrap_or_default();
             let given = self.limiter.give_back(
                 about.business.as_str(),
                 rules.portfolio.as_deref(),
                 &decision.portfolio_recipient,
                 &decision.receipt,
-                &mut log,
+                &mut person.frequency,
                 now,
             );
-            if given.mark {
-                person.frequency = log.encode();
-            }
             let spent = decision.about.is_some_and(|event| person.usage.is_spent(event));
             if let Some(event) = decision.about {
                 person.usage.unspend(event);

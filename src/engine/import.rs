@@ -43,7 +43,11 @@ impl Engine {
     ///
     /// # Errors
     /// Where no row can be taken at all.
-    pub async fn import(&self, rows: Vec<RecordRequest>, dry_run: bool) -> Result<Vec<RowOutcome>, EngineError> {
+    pub async fn import(
+        &self,
+        rows: Vec<RecordRequest>,
+        dry_run: bool,
+    ) -> Result<Vec<RowOutcome>, EngineError> {
         let inner = std::sync::Arc::clone(&self.inner);
         inner.serving()?;
         let steps = tokio::task::spawn_blocking(move || inner.import_rows(&rows, dry_run));
@@ -67,7 +71,8 @@ impl Inner {
         let mut seen: HashSet<(Identifier, [u8; 8])> = HashSet::with_capacity(rows.len());
         rows.iter()
             .map(|row| {
-                self.import_row(row, dry_run, &mut seen).unwrap_or_else(|error| Step::Done(RowOutcome::Refused(error)))
+                self.import_row(row, dry_run, &mut seen)
+                    .unwrap_or_else(|error| Step::Done(RowOutcome::Refused(error)))
             })
             .collect()
     }
@@ -93,7 +98,9 @@ impl Inner {
         if let Some(mark) = mark {
             let taken = people.own.record.taken(mark.key);
             match taken {
-                Some(taken) if taken.request.content == mark.content => return Ok(Step::Done(RowOutcome::Repeated)),
+                Some(taken) if taken.request.content == mark.content => {
+                    return Ok(Step::Done(RowOutcome::Repeated));
+                }
                 Some(taken) if !out => return Err(EngineError::AlreadyExists(taken.event)),
                 _ => {}
             }

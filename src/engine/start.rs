@@ -234,7 +234,9 @@ fn restore_limits(
         }
         Note::Entry { tag: LIMITS_TAG, bytes } => apply(bytes),
         Note::Checkpoint { .. } | Note::Entry { .. } => {}
-    })
+    })?;
+    limiter.finish_apply(now);
+    Ok(())
 }
 
 fn run_name() -> [u8; 8] {

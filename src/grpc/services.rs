@@ -23,7 +23,9 @@ impl From<EngineError> for ApiError {
             }
             EngineError::UnknownBusiness => Self::UnknownBusiness,
             EngineError::AlreadyExists(_) => Self::RequestIdReused,
-            EngineError::Unsuperseded(marks) => Self::Unsuperseded(marks.into_iter().map(opt_out_ref).collect()),
+            EngineError::Unsuperseded(marks) => {
+                Self::Unsuperseded(marks.into_iter().map(opt_out_ref).collect())
+            }
             EngineError::NotPending(_) => Self::NotPending,
             EngineError::NoSpace => Self::DiskLow,
             EngineError::Busy => Self::Overloaded,

@@ -456,7 +456,8 @@ const fn is_consent_reason(reason: Reason) -> bool {
 }
 
 fn judge_sender(facts: &Facts<'_>, reply: bool, now: Timestamp, found: &mut Found) {
-    let Some(sender) = facts.sender.filter(|sender| sender.status_until.is_none_or(|until| now < until)) else {
+    let Some(sender) = facts.sender.filter(|sender| sender.status_until.is_none_or(|until| now < until))
+    else {
         return;
     };
     let denies = match sender.status {

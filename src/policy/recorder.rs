@@ -568,7 +568,7 @@ pub fn join_program(
     let scopes = report::in_scopes(report, rules);
     let mut against = Against::default();
     for (scope, within) in &scopes {
-        let mut subject = subject_of(&scope.purpose, channel, rules);
+        let mut subject = state::subject(&scope.purpose, channel, rules);
         subject.category = within.unwrap_or(subject.category);
         against.join(&standing::against(known.iter().copied(), &subject, rules));
     }

@@ -196,7 +196,10 @@ impl Writer {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let day = name.to_str().and_then(|name| name.strip_prefix("decisions-")).and_then(|rest| rest.get(..10));
+            let day = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("decisions-"))
+                .and_then(|rest| rest.get(..10));
             if day.is_some_and(|day| day < keep_from.get(..10).unwrap_or(""))
                 && let Err(error) = fs::remove_file(entry.path())
             {

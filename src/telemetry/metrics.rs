@@ -15,8 +15,8 @@ use crate::readiness::Readiness;
 
 /// Bounds of the latency histograms, in seconds: from a cached check to a slow disk.
 const LATENCY_S: [f64; 16] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
-    2.5,
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 1.0, 2.5,
 ];
 
 /// The metrics, ready to be counted: looking one up by name costs more than a check has to give.
@@ -33,7 +33,8 @@ impl Metrics {
     /// # Errors
     /// When one is installed already.
     pub fn install() -> Result<Self, TelemetryError> {
-        let failed = |error: metrics_exporter_prometheus::BuildError| TelemetryError::Metrics(error.to_string());
+        let failed =
+            |error: metrics_exporter_prometheus::BuildError| TelemetryError::Metrics(error.to_string());
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &LATENCY_S)
             .map_err(failed)?
@@ -151,17 +152,26 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
 /// The text that goes with metrics, once for all.
 fn describe() {
     metrics::describe_counter!("optgate_decisions_total", "Decisions, by decision and leading reason");
-    metrics::describe_counter!("optgate_shadowed_total", "Decisions in which a rule failed that only reports");
+    metrics::describe_counter!(
+        "optgate_shadowed_total",
+        "Decisions in which a rule failed that only reports"
+    );
     metrics::describe_counter!("optgate_calls_total", "Calls answered, by method and code");
     metrics::describe_histogram!("optgate_call_duration_seconds", "How long calls took, by method");
     metrics::describe_gauge!("optgate_calls_running", "Calls under way, by method");
-    metrics::describe_counter!("optgate_decision_log_dropped_total", "Decision log lines lost since it was full");
+    metrics::describe_counter!(
+        "optgate_decision_log_dropped_total",
+        "Decision log lines lost since it was full"
+    );
     metrics::describe_gauge!("optgate_ready", "1 while calls should be sent here");
     metrics::describe_gauge!("optgate_ledger_failed", "1 once a write or fsync failed; restart");
     metrics::describe_gauge!("optgate_ledger_queue_length", "Entries that wait for the disk");
     metrics::describe_gauge!("optgate_disk_free_bytes", "Free bytes on the ledger's disk");
     metrics::describe_gauge!("optgate_disk_low", "1 while only opt-outs are recorded");
-    metrics::describe_gauge!("optgate_view_behind", "1 when the view lacks an event; nothing is allowed then");
+    metrics::describe_gauge!(
+        "optgate_view_behind",
+        "1 when the view lacks an event; nothing is allowed then"
+    );
     metrics::describe_gauge!("optgate_limit_table_entries", "Entries of the limits' tables");
     metrics::describe_gauge!("optgate_limit_table_max", "Entries the limits' tables may have");
 }

@@ -11,6 +11,7 @@ use super::error::{StoreError, ViewError};
 use super::store::Store;
 use crate::policy::event::{SenderEntry, TemplateEntry};
 use crate::policy::ids::{BusinessId, SenderId, TopicId};
+use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Quality, SenderStatus, TemplateStatus};
 
 const VERSION: u8 = 1;
@@ -210,13 +211,15 @@ fn take_template(bytes: &[u8]) -> Result<TemplateEntry, Damage> {
 }
 
 fn put_sender(entry: &SenderEntry) -> Vec<u8> {
-    let SenderEntry { business, sender, quality, status, time } = entry;
+    let SenderEntry { business, sender, quality, status, status_until, time } = entry;
     let mut out = Writer::new(vec![]);
     out.byte(VERSION);
     out.text(business.as_str());
     out.text(sender.as_str());
     out.byte(quality.code());
     out.byte(status.code());
+    // The end of time is no end.
+    out.time(status_until.unwrap_or(Timestamp::MAX));
     out.time(*time);
     out.finish()
 }
@@ -229,6 +232,7 @@ fn take_sender(bytes: &[u8]) -> Result<SenderEntry, Damage> {
         sender: SenderId::new(input.text()?).map_err(|_| Damage("sender"))?,
         quality: Quality::of(input.byte()?)?,
         status: SenderStatus::of(input.byte()?)?,
+        status_until: Some(input.time()?).filter(|until| *until < Timestamp::MAX),
         time: input.time()?,
     };
     input.end()?;

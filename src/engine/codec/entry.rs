@@ -70,16 +70,21 @@ pub fn decode_entry(bytes: &[u8]) -> Result<LedgerEntry, PayloadFault> {
     match entry {
         Some(Entry::Consent(event)) => Ok(LedgerEntry::Consent(read_event(event)?)),
         Some(Entry::Template(template)) => Ok(LedgerEntry::Template(read_template(template)?)),
-        Some(Entry::Sender(pb::SenderEntry { business, sender, quality, status, time_ms, status_until_ms })) => {
-            Ok(LedgerEntry::Sender(SenderEntry {
-                business: read_business(&business)?,
-                sender: read_id(&sender, "sender", SenderId::new)?,
-                quality: Quality::read(quality, "quality")?,
-                status: SenderStatus::read(status, "status")?,
-                status_until: status_until_ms.map(Timestamp),
-                time: Timestamp(time_ms),
-            }))
-        }
+        Some(Entry::Sender(pb::SenderEntry {
+            business,
+            sender,
+            quality,
+            status,
+            time_ms,
+            status_until_ms,
+        })) => Ok(LedgerEntry::Sender(SenderEntry {
+            business: read_business(&business)?,
+            sender: read_id(&sender, "sender", SenderId::new)?,
+            quality: Quality::read(quality, "quality")?,
+            status: SenderStatus::read(status, "status")?,
+            status_until: status_until_ms.map(Timestamp),
+            time: Timestamp(time_ms),
+        })),
         Some(Entry::Erasure(pb::Erasure { business, subject, recorded_ms, events })) => {
             Ok(LedgerEntry::Erasure {
                 business: read_business(&business)?,

@@ -31,7 +31,8 @@ pub fn template(template: Option<v1::Template>) -> Result<TemplateEntry, ApiErro
         update_time: _,
     } = template.ok_or_else(|| ApiError::field("template", "must be given"))?;
     let business = faults.business("template.business_id", &business_id);
-    let category = words::category(category).filter(|category| *category != crate::policy::types::Category::Service);
+    let category =
+        words::category(category).filter(|category| *category != crate::policy::types::Category::Service);
     if category.is_none() {
         faults.add("template.category", "choose MARKETING, UTILITY or AUTHENTICATION");
     }
@@ -182,7 +183,9 @@ fn pb_fault(fault: Fault) -> v1::LedgerFault {
     let description = fault.to_string();
     let (segment, offset_bytes, event) = match fault {
         Fault::Damaged(damage) => (damage.segment, damage.from, None),
-        Fault::Chain { id, position } | Fault::Gap { id, expected: _, position } | Fault::Blob { id, position } => {
+        Fault::Chain { id, position }
+        | Fault::Gap { id, expected: _, position }
+        | Fault::Blob { id, position } => {
             (position.segment(), u64::from(position.offset()), Some(pb_event_id(id)))
         }
     };

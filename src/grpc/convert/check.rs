@@ -124,7 +124,9 @@ fn read_content(
             let topic = if topic.is_empty() {
                 None
             } else {
-                TopicId::new(&topic).map_err(|fault| faults.add(field("message.topic"), fault.to_string())).ok()
+                TopicId::new(&topic)
+                    .map_err(|fault| faults.add(field("message.topic"), fault.to_string()))
+                    .ok()
             };
             Some(RequestedContent::Message { category: claimed, topic })
         }
@@ -159,7 +161,10 @@ fn content_hash(request: &v1::CheckSendRequest) -> u64 {
 
 /// Fills what an item leaves unset from the batch's defaults.
 #[must_use]
-pub fn with_defaults(item: v1::CheckSendRequest, defaults: Option<&v1::CheckSendRequest>) -> v1::CheckSendRequest {
+pub fn with_defaults(
+    item: v1::CheckSendRequest,
+    defaults: Option<&v1::CheckSendRequest>,
+) -> v1::CheckSendRequest {
     let Some(defaults) = defaults else { return item };
     let text = |own: String, default: &String| if own.is_empty() { default.clone() } else { own };
     let number = |own: i32, default: i32| if own == 0 { default } else { own };
@@ -268,7 +273,8 @@ pub fn send_report(request: v1::ReportSendRequest) -> Result<SendReport, ApiErro
     let business = (unchecked || !business_id.is_empty())
         .then(|| faults.business("business_id", &business_id))
         .flatten();
-    let sender = (unchecked || !sender_id.is_empty()).then(|| faults.sender("sender_id", &sender_id)).flatten();
+    let sender =
+        (unchecked || !sender_id.is_empty()).then(|| faults.sender("sender_id", &sender_id)).flatten();
     let recipient = if unchecked { faults.address("recipient", recipient.as_ref()) } else { None };
     let outcome = words::send_outcome(outcome);
     if outcome.is_none() {

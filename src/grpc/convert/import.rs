@@ -41,7 +41,8 @@ pub fn import_row(
     key: &ClusterKey,
 ) -> Result<RecordRequest, Vec<FieldFault>> {
     use prost::Message as _;
-    let content = key.mac16("row", &[&v1::ImportRow { request_id: String::new(), ..row.clone() }.encode_to_vec()]);
+    let content =
+        key.mac16("row", &[&v1::ImportRow { request_id: String::new(), ..row.clone() }.encode_to_vec()]);
     let v1::ImportRow {
         recipient,
         channels,
@@ -67,7 +68,10 @@ pub fn import_row(
     let report = match change.as_str() {
         "opt_out" => {
             if occurred.is_none() {
-                warnings.push(FieldViolation::new("occurred_time", "cannot be read; the moment of the import counts"));
+                warnings.push(FieldViolation::new(
+                    "occurred_time",
+                    "cannot be read; the moment of the import counts",
+                ));
             }
             Report::OptOut(read_opt_out(&channels, &topics, &categories, &method, occurred, &mut warnings))
         }
@@ -185,7 +189,8 @@ fn bound_evidence(evidence: &Evidence, faults: &mut Faults) {
 }
 
 fn read_channels(words: &[String], field: &str, faults: &mut Faults) -> Vec<Channel> {
-    let mut channels: Vec<Channel> = words.iter().filter_map(|text| Channel::from_word(&word(text))).collect();
+    let mut channels: Vec<Channel> =
+        words.iter().filter_map(|text| Channel::from_word(&word(text))).collect();
     if channels.len() < words.len() {
         faults.add(field, "names an unknown channel; choose among WHATSAPP, SMS, EMAIL, VOICE");
     }
@@ -195,9 +200,11 @@ fn read_channels(words: &[String], field: &str, faults: &mut Faults) -> Vec<Chan
 }
 
 fn read_categories(words: &[String], faults: &mut Faults) -> Vec<Category> {
-    let categories: Vec<Category> = words.iter().filter_map(|text| Category::from_word(&word(text))).collect();
+    let categories: Vec<Category> =
+        words.iter().filter_map(|text| Category::from_word(&word(text))).collect();
     if categories.len() < words.len() {
-        faults.add("categories", "names an unknown category; choose among MARKETING, UTILITY, AUTHENTICATION");
+        faults
+            .add("categories", "names an unknown category; choose among MARKETING, UTILITY, AUTHENTICATION");
     }
     categories
 }

@@ -96,12 +96,14 @@ pub fn inbound_response(answer: InboundAnswer, channel: Channel) -> v1::HandleIn
     v1::HandleInboundMessageResponse {
         outcome: outcome.into(),
         events: event.into_iter().map(pb_event_id).collect(),
-        confirmation: confirmation.map(|Confirmation { text, language, about, send_before }| v1::Confirmation {
-            text,
-            about: Some(pb_event_id(about)),
-            send_before: Some(pb_timestamp(send_before)),
-            channel: words::pb_channel(channel).into(),
-            language,
+        confirmation: confirmation.map(|Confirmation { text, language, about, send_before }| {
+            v1::Confirmation {
+                text,
+                about: Some(pb_event_id(about)),
+                send_before: Some(pb_timestamp(send_before)),
+                channel: words::pb_channel(channel).into(),
+                language,
+            }
         }),
         window_until: window_until.map(pb_timestamp),
         token,

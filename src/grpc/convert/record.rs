@@ -179,7 +179,8 @@ fn read_change(
         Some(Change::OptOut(out)) => {
             let occurred = occurred_time.as_ref().and_then(super::timestamp);
             if occurred.is_none() && occurred_time.is_some() {
-                warnings.push(FieldViolation::new(format!("{path}.occurred_time"), "cannot be read; ignored"));
+                warnings
+                    .push(FieldViolation::new(format!("{path}.occurred_time"), "cannot be read; ignored"));
             }
             Some(Report::OptOut(read_opt_out(out, occurred, &path, warnings)))
         }
@@ -241,7 +242,8 @@ fn read_opt_out(
     let mut warn = |field: &str, why: &str| {
         warnings.push(FieldViolation::new(format!("{path}.opt_out.{field}"), why));
     };
-    let mut read_channels: Vec<Channel> = channels.iter().filter_map(|number| words::channel(*number)).collect();
+    let mut read_channels: Vec<Channel> =
+        channels.iter().filter_map(|number| words::channel(*number)).collect();
     if read_channels.len() < channels.len() {
         warn("channels", "names an unknown channel; taken for all channels");
         read_channels.clear();
@@ -284,7 +286,8 @@ fn read_channels(numbers: &[i32], field: &str, faults: &mut Faults) -> Vec<Chann
 }
 
 fn read_categories(numbers: &[i32], field: &str, faults: &mut Faults) -> Vec<Category> {
-    let mut categories: Vec<Category> = numbers.iter().filter_map(|number| words::category(*number)).collect();
+    let mut categories: Vec<Category> =
+        numbers.iter().filter_map(|number| words::category(*number)).collect();
     if categories.len() < numbers.len() {
         faults.add(field, "names a category that this version does not know");
     }
@@ -293,8 +296,14 @@ fn read_categories(numbers: &[i32], field: &str, faults: &mut Faults) -> Vec<Cat
     categories
 }
 
-fn read_opt_in(opt_in: v1::OptIn, occurred: Option<Timestamp>, path: &str, faults: &mut Faults) -> OptInReport {
-    let v1::OptIn { channels, topics, categories, evidence, consent_type, supersedes, expire_time, confirms } = opt_in;
+fn read_opt_in(
+    opt_in: v1::OptIn,
+    occurred: Option<Timestamp>,
+    path: &str,
+    faults: &mut Faults,
+) -> OptInReport {
+    let v1::OptIn { channels, topics, categories, evidence, consent_type, supersedes, expire_time, confirms } =
+        opt_in;
     if supersedes.len() > SUPERSEDES_MAX {
         faults.add(format!("{path}.supersedes"), format!("may name {SUPERSEDES_MAX} opt-outs"));
     }
@@ -414,7 +423,8 @@ fn read_evidence(evidence: v1::Evidence, path: &str, faults: &mut Faults) -> Evi
         faults.add(format!("{path}.message_types"), format!("lists may hold {EVIDENCE_LIST_MAX} entries"));
     }
     if message_types.iter().any(|named| named.len() > EVIDENCE_TEXT_LEN_MAX) {
-        faults.add(format!("{path}.message_types"), format!("must have at most {EVIDENCE_TEXT_LEN_MAX} bytes"));
+        faults
+            .add(format!("{path}.message_types"), format!("must have at most {EVIDENCE_TEXT_LEN_MAX} bytes"));
     }
     let sha256 = read_sha256(&notice_sha256);
     if sha256.is_none() {

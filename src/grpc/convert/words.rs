@@ -3,8 +3,8 @@
 use crate::pb::v1;
 use crate::policy::state::State;
 use crate::policy::types::{
-    Category, Channel, ConsentType, EvidenceGrade, InvalidateCause, OptInMethod, OptOutMethod, Quality, Reason,
-    SendOutcome, SenderStatus, TemplateStatus,
+    Category, Channel, ConsentType, EvidenceGrade, InvalidateCause, OptInMethod, OptOutMethod, Quality,
+    Reason, SendOutcome, SenderStatus, TemplateStatus,
 };
 
 /// Reads and writes one enumeration; both directions are exhaustive where Rust can see it.
@@ -29,33 +29,109 @@ macro_rules! words {
 
 words!(channel, pb_channel, Channel, Channel { Whatsapp, Sms, Email, Voice });
 words!(category, pb_category, Category, Category { Marketing, Utility, Authentication, Service });
-words!(opt_in_method, pb_opt_in_method, OptInMethod, OptInMethod {
-    AgentConversation, CustomerRequest, WhatsappMenu, WhatsappButton, SmsKeyword, SmsLink, EmailLink, IvrKeyPress,
-    SocialMedia, CheckoutFlow, PreferenceForm, InPerson, Other,
-});
-words!(opt_out_method, pb_opt_out_method, OptOutMethod, OptOutMethod {
-    Keyword, Button, UnsubscribeLink, WebForm, KeyPress, Spoken, PlatformPreference, ProviderFeedback, Agent,
-    Complaint, InWriting, Import, Unknown,
-});
+words!(
+    opt_in_method,
+    pb_opt_in_method,
+    OptInMethod,
+    OptInMethod {
+        AgentConversation,
+        CustomerRequest,
+        WhatsappMenu,
+        WhatsappButton,
+        SmsKeyword,
+        SmsLink,
+        EmailLink,
+        IvrKeyPress,
+        SocialMedia,
+        CheckoutFlow,
+        PreferenceForm,
+        InPerson,
+        Other,
+    }
+);
+words!(
+    opt_out_method,
+    pb_opt_out_method,
+    OptOutMethod,
+    OptOutMethod {
+        Keyword,
+        Button,
+        UnsubscribeLink,
+        WebForm,
+        KeyPress,
+        Spoken,
+        PlatformPreference,
+        ProviderFeedback,
+        Agent,
+        Complaint,
+        InWriting,
+        Import,
+        Unknown,
+    }
+);
 words!(consent_type, pb_consent_type, ConsentType, ConsentType { Express, Implied, SoftOptIn });
 words!(evidence_grade, pb_evidence_grade, EvidenceGrade, EvidenceGrade { Basic, Strict });
-words!(invalidate_cause, pb_invalidate_cause, InvalidateCause, InvalidateCause {
-    NumberChanged, NumberReassigned, WrongNumber, EvidenceFalse,
-});
-words!(template_status, pb_template_status, TemplateStatus, TemplateStatus {
-    Approved, Pending, Rejected, InAppeal, Paused, Disabled, Archived, Deleted, PendingDeletion, Unknown,
-});
+words!(
+    invalidate_cause,
+    pb_invalidate_cause,
+    InvalidateCause,
+    InvalidateCause { NumberChanged, NumberReassigned, WrongNumber, EvidenceFalse }
+);
+words!(
+    template_status,
+    pb_template_status,
+    TemplateStatus,
+    TemplateStatus {
+        Approved,
+        Pending,
+        Rejected,
+        InAppeal,
+        Paused,
+        Disabled,
+        Archived,
+        Deleted,
+        PendingDeletion,
+        Unknown,
+    }
+);
 words!(quality, pb_quality, Quality, Quality { Green, Yellow, Red, Unknown });
-words!(sender_status, pb_sender_status, SenderStatus, SenderStatus {
-    Connected, Pending, Offline, Flagged, Restricted, Banned,
-});
+words!(
+    sender_status,
+    pb_sender_status,
+    SenderStatus,
+    SenderStatus { Connected, Pending, Offline, Flagged, Restricted, Banned }
+);
 words!(send_outcome, pb_send_outcome, SendOutcome, SendOutcome { Sent, Delivered, Read, Failed });
-words!(reason, pb_reason, Reason, Reason {
-    UnknownBusiness, InvalidRecipient, Unavailable, UnknownSender, OptedOut, ConsentInDoubt, SenderSuspended,
-    TemplateUnknown, TemplateNotApproved, RegionBlocked, WindowClosed, ConsentPending, ConsentExpired,
-    TopicNotCovered, NoConsent, Stale, QuietHours, Cooldown, FrequencyCap, MessagingLimit, PairRate, SenderRate,
-    BusinessRate,
-});
+words!(
+    reason,
+    pb_reason,
+    Reason,
+    Reason {
+        UnknownBusiness,
+        InvalidRecipient,
+        Unavailable,
+        UnknownSender,
+        OptedOut,
+        ConsentInDoubt,
+        SenderSuspended,
+        TemplateUnknown,
+        TemplateNotApproved,
+        RegionBlocked,
+        WindowClosed,
+        ConsentPending,
+        ConsentExpired,
+        TopicNotCovered,
+        NoConsent,
+        Stale,
+        QuietHours,
+        Cooldown,
+        FrequencyCap,
+        MessagingLimit,
+        PairRate,
+        SenderRate,
+        BusinessRate,
+    }
+);
 
 /// Writes a state of consent.
 #[must_use]

@@ -61,7 +61,9 @@ fn page<T>(all: Vec<T>, page_size: i32, page_token: &str) -> Result<(Vec<T>, Str
     let from: usize = if page_token.is_empty() {
         0
     } else {
-        page_token.parse().map_err(|_| ApiError::field("page_token", "is not a token that optgate gave out"))?
+        page_token
+            .parse()
+            .map_err(|_| ApiError::field("page_token", "is not a token that optgate gave out"))?
     };
     let size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE_SIZE_MAX);
     let size = size.min(PAGE_SIZE_MAX);

@@ -65,7 +65,8 @@ impl ConsentService for Consent {
         &self,
         request: Request<v1::GetConsentRequest>,
     ) -> Result<Response<v1::GetConsentResponse>, Status> {
-        let v1::GetConsentRequest { business_id, recipient, channels, at_least_as_fresh } = request.into_inner();
+        let v1::GetConsentRequest { business_id, recipient, channels, at_least_as_fresh } =
+            request.into_inner();
         let (business, address) = person(&business_id, recipient.as_ref())?;
         let mut faults = Faults::default();
         let read: Vec<Channel> = channels.iter().filter_map(|number| words::channel(*number)).collect();
@@ -74,8 +75,7 @@ impl ConsentService for Consent {
         }
         let token = faults.token("at_least_as_fresh", &at_least_as_fresh);
         faults.or(())?;
-        let view =
-            self.engine.consent(business.as_str(), &address, &read, token).map_err(ApiError::from)?;
+        let view = self.engine.consent(business.as_str(), &address, &read, token).map_err(ApiError::from)?;
         Ok(Response::new(consent_response(view)))
     }
 
@@ -83,7 +83,8 @@ impl ConsentService for Consent {
         &self,
         request: Request<v1::ListConsentEventsRequest>,
     ) -> Result<Response<v1::ListConsentEventsResponse>, Status> {
-        let v1::ListConsentEventsRequest { business_id, recipient, page_size, page_token } = request.into_inner();
+        let v1::ListConsentEventsRequest { business_id, recipient, page_size, page_token } =
+            request.into_inner();
         let (business, address) = person(&business_id, recipient.as_ref())?;
         let from = read_page_token(&page_token)?;
         let page_size = usize::try_from(page_size).unwrap_or(0);
@@ -143,7 +144,9 @@ impl ConsentService for Consent {
                 Err(fault) => faults.add(format!("recipients[{at}]"), fault),
             }
         }
-        let Some(business) = business else { return Err(faults.or(()).err().unwrap_or(ApiError::Internal).into()) };
+        let Some(business) = business else {
+            return Err(faults.or(()).err().unwrap_or(ApiError::Internal).into());
+        };
         faults.or(())?;
         let refs = read.iter().map(|address| {
             let Identity { own, aliases } = self.engine.identity(business.as_str(), address);

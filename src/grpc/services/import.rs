@@ -30,7 +30,8 @@ pub fn run(
 ) -> Answers<v1::ImportConsentsResponse> {
     let (sender, answers) = Answers::new();
     tokio::spawn(async move {
-        let running = Running { engine, requests, sender: sender.clone(), summary: v1::ImportSummary::default() };
+        let running =
+            Running { engine, requests, sender: sender.clone(), summary: v1::ImportSummary::default() };
         let ended = tokio::select! {
             ended = running.run() => ended,
             () = end.cancelled() => Err(ApiError::Stopping.into()),

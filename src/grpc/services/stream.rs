@@ -121,7 +121,8 @@ pub fn export(
             let (answer, last) = match answer {
                 Ok(batch) => {
                     next = batch.next;
-                    let answer = v1::ExportConsentEventsResponse { events: batch.events, cursor: cursor(next) };
+                    let answer =
+                        v1::ExportConsentEventsResponse { events: batch.events, cursor: cursor(next) };
                     (Ok(answer), batch.at_head)
                 }
                 Err(error) => (Err(error.into()), true),
@@ -144,8 +145,13 @@ pub fn watch(
     request: v1::WatchConsentsRequest,
     end: &CancellationToken,
 ) -> Result<Answers<v1::WatchConsentsResponse>, ApiError> {
-    let v1::WatchConsentsRequest { business_id, cursor: from, include_evidence, heartbeat_interval, from_now } =
-        request;
+    let v1::WatchConsentsRequest {
+        business_id,
+        cursor: from,
+        include_evidence,
+        heartbeat_interval,
+        from_now,
+    } = request;
     let mut faults = Faults::default();
     let business = faults.business("business_id", &business_id);
     if from_now && !from.is_empty() {
@@ -188,7 +194,8 @@ impl Watching {
     ) {
         loop {
             head.mark_unchanged();
-            let (engine, business, with) = (self.engine.clone(), self.business.clone(), self.include_evidence);
+            let (engine, business, with) =
+                (self.engine.clone(), self.business.clone(), self.include_evidence);
             let read = tokio::task::spawn_blocking(move || {
                 read_batch(&mut engine.events_from(next), &business, with, next)
             });
