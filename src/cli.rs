@@ -1,5 +1,6 @@
 //! The command line: `serve` is the default, everything else is a client of the same API or works on files.
 
+pub mod bench;
 pub mod exit;
 pub mod policy;
 pub mod serve;
@@ -63,6 +64,15 @@ impl From<ServeFlags> for Overrides {
 pub enum Command {
     /// Serve the API (the default).
     Serve(ServeFlags),
+    /// Measure optgate against an empty handler and print JSON (release builds only).
+    Bench(bench::BenchFlags),
+    /// The empty handler that `bench` measures against.
+    #[command(hide = true)]
+    BenchEmpty {
+        /// Its socket.
+        #[arg(long)]
+        uds: PathBuf,
+    },
     /// Look at a policy before it takes force.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -96,6 +106,8 @@ pub fn run(cli: Cli) -> std::process::ExitCode {
     match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(flags)) => serve::run(flags),
+        Some(Command::Bench(flags)) => bench::run(flags),
+        Some(Command::BenchEmpty { uds }) => bench::serve_empty(&uds),
         Some(Command::Policy(PolicyCommand::Lint { file, json })) => {
             policy::lint(&file, json, &mut std::io::stdout())
         }

@@ -1,0 +1,159 @@
+//! `optgate bench`: how much of the cost of a call is ours.
+//!
+//! An empty tonic handler and optgate itself run as processes of their own on Unix sockets, are loaded in turns
+//! by the same client over several rounds, and compared. The machine may be noisy: ratios within one run mean
+//! something, single figures little.
+
+mod child;
+mod empty;
+mod load;
+mod report;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use child::{Child, Kind};
+use load::{Callers, Sample, Target};
+use report::{Series, per_second, summary};
+
+pub use empty::serve as serve_empty;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many recipients are stored.
+    pub recipients: u64,
+    /// How many of them the active load touches.
+    pub active: u64,
+    /// How often each side is measured.
+    pub rounds: u32,
+    /// How long each measurement takes.
+    pub seconds: f64,
+    /// Where data is kept meanwhile; by default the system's temporary directory.
+    pub dir: Option<PathBuf>,
+}
+
+/// Why a bench fails.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file or process.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A server did not come up.
+    #[error("{0} did not answer in time; its log is {1}")]
+    NotUp(&'static str, PathBuf),
+    /// A call failed.
+    #[error("a call failed: {0}")]
+    Call(#[from] Box<tonic::Status>),
+    /// A connection failed.
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+}
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> BenchError {
+    move |source| BenchError::Io { what, source }
+}
+
+const MANY: Callers = Callers { connections: 4, per_connection: 32 };
+const ONE: Callers = Callers { connections: 1, per_connection: 1 };
+const RECORDERS: Callers = Callers { connections: 4, per_connection: 16 };
+
+/// Runs everything and answers the figures.
+///
+/// # Errors
+/// [`BenchError`].
+pub async fn run(options: &Options) -> Result<Value, BenchError> {
+    let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = dir.join(format!("optgate-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).map_err(io("make the bench's directory"))?;
+    let measured = measure(options, &dir).await;
+    // The data is of no use any more; what cannot be removed is the system's to clean.
+    let _ = std::fs::remove_dir_all(&dir);
+    measured
+}
+
+async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, BenchError> {
+    let span = Duration::from_secs_f64(options.seconds);
+    let mut figures = serde_json::Map::new();
+    let mut note = |name: &str, value: Value| {
+        eprintln!("{name}: {value}");
+        figures.insert(name.to_owned(), value);
+    };
+    let mut gate = Child::start(Kind::Optgate, dir).await?;
+    let empty = Child::start(Kind::Empty, dir).await?;
+
+    let begun = Instant::now();
+    load::import(&gate.uds, options.recipients).await?;
+    note("import_rows_per_second", per_second(options.recipients, begun.elapsed()));
+
+    let active = Target { recipients: options.active.min(options.recipients), stored: options.recipients };
+    let uniform = Target { recipients: options.recipients, stored: options.recipients };
+    // Once through the active recipients, as a service that has been running would have.
+    load::checks(&gate.uds, MANY, active, span).await?;
+
+    for (name, callers) in [("checks_128_callers", MANY), ("checks_1_caller", ONE)] {
+        let mut of_empty = Series::default();
+        let mut of_active = Series::default();
+        let mut of_uniform = Series::default();
+        for _ in 0..options.rounds {
+            of_empty.push(load::checks(&empty.uds, callers, active, span).await?);
+            of_active.push(load::checks(&gate.uds, callers, active, span).await?);
+            of_empty.push(load::checks(&empty.uds, callers, active, span).await?);
+            of_uniform.push(load::checks(&gate.uds, callers, uniform, span).await?);
+        }
+        note(&format!("{name}_empty"), summary(&of_empty));
+        for (load, series) in [("active", of_active), ("uniform", of_uniform)] {
+            let mut value = summary(&series);
+            report::compare(&mut value, &series, &of_empty);
+            note(&format!("{name}_{load}"), value);
+        }
+    }
+
+    for (load, target) in [("active", active), ("uniform", uniform)] {
+        let mut rates = Vec::new();
+        for _ in 0..options.rounds {
+            let (decisions, took) = load::batches(&gate.uds, target, span).await?;
+            rates.push(decisions as f64 / took.as_secs_f64());
+        }
+        note(&format!("batch_peek_{load}_decisions_per_second"), report::median_and_spread(rates));
+    }
+
+    let mut of_empty = Series::default();
+    let mut of_records = Series::default();
+    for _ in 0..options.rounds {
+        of_empty.push(load::records(&empty.uds, RECORDERS, span).await?);
+        of_records.push(load::records(&gate.uds, RECORDERS, span).await?);
+    }
+    note("records_64_callers_empty", summary(&of_empty));
+    let mut value = summary(&of_records);
+    report::compare(&mut value, &of_records, &of_empty);
+    note("records_64_callers", value);
+    let syncs = load::fdatasync_us(dir, 300).map_err(io("sync a file"))?;
+    let one: Sample = load::records(&gate.uds, ONE, span).await?;
+    note("fdatasync_p50_us", json!(syncs));
+    note("records_1_caller_p50_us", json!(one.quantile_us(0.5)));
+
+    note("rss_after_load_mib", json!(gate.rss_mib()));
+    note("rss_peak_mib", json!(gate.rss_peak_mib()));
+
+    gate.kill();
+    let begun = Instant::now();
+    gate = Child::start(Kind::Optgate, dir).await?;
+    note("ready_after_sigkill_ms", json!(begun.elapsed().as_millis()));
+    gate.kill();
+    std::fs::remove_dir_all(dir.join("data/view")).map_err(io("remove the view"))?;
+    let begun = Instant::now();
+    gate = Child::start(Kind::Optgate, dir).await?;
+    note("view_rebuilt_ms", json!(begun.elapsed().as_millis()));
+    note("view_rebuild_rss_peak_mib", json!(gate.rss_peak_mib()));
+    note("recipients", json!(options.recipients));
+    drop((gate, empty));
+    Ok(Value::Object(figures))
+}

@@ -1,0 +1,114 @@
+//! The servers under load, each a process of its own.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{BenchError, io, load};
+
+/// How long a server may take to answer; a view of many recipients takes its time to be rebuilt.
+const UP_WITHIN: Duration = Duration::from_secs(180);
+
+/// Which server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The empty handler.
+    Empty,
+    /// optgate.
+    Optgate,
+}
+
+/// A running server; stopped when dropped.
+pub struct Child {
+    process: std::process::Child,
+    /// Its socket.
+    pub uds: PathBuf,
+}
+
+impl Child {
+    /// Starts a server and waits until it answers.
+    pub async fn start(kind: Kind, dir: &Path) -> Result<Self, BenchError> {
+        let name = if kind == Kind::Empty { "the empty handler" } else { "optgate" };
+        let (file, log) = if kind == Kind::Empty { ("empty", "empty.log") } else { ("gate", "gate.log") };
+        let uds = dir.join(format!("{file}.sock"));
+        let log = dir.join(log);
+        let me = std::env::current_exe().map_err(io("find this binary"))?;
+        let mut command = Command::new(me);
+        match kind {
+            Kind::Empty => {
+                command.args(["bench-empty", "--uds"]).arg(&uds);
+            }
+            Kind::Optgate => {
+                let config = dir.join("bench.yaml");
+                fs::write(&config, CONFIG).map_err(io("write the bench's configuration"))?;
+                command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--config"]);
+                command.arg(&config).arg("--data-dir").arg(dir.join("data")).arg("--uds").arg(&uds);
+            }
+        }
+        let output = File::create(&log).map_err(io("make a log"))?;
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .map_err(io("start a server"))?;
+        let child = Self { process, uds };
+        let begun = Instant::now();
+        while !load::answers(&child.uds).await {
+            if begun.elapsed() > UP_WITHIN {
+                return Err(BenchError::NotUp(name, log));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(child)
+    }
+
+    /// Kills it as a power cut of the process would.
+    pub fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Its resident memory.
+    pub fn rss_mib(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most it was.
+    pub fn rss_peak_mib(&self) -> Option<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with(field))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib / 1024)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Caps and the messaging limit are on, but so high that nearly every check is allowed.
+const CONFIG: &str = r#"
+telemetry: { log: warn }
+businesses:
+  bench:
+    display_name: Bench
+    topics: { updates: UTILITY }
+    templates:
+      - { name: update, language: en_US, category: UTILITY, topic: updates, status: APPROVED }
+    frequency: { ANY: [{ max: 1000, per: 24h }] }
+    limits:
+      WHATSAPP:
+        sender: { per_second: 1000000, burst: 1000000 }
+        pair: { every: 1ms, burst: 1000 }
+        business_per_hour: { GREEN: 1000000000, YELLOW: 1000000000, RED: 1000000000, UNKNOWN: 1000000000, burst: 1000000 }
+        messaging_limit: 10000000
+"#;

@@ -1,0 +1,315 @@
+//! The callers: what services would ask, as fast as the answers come.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::BenchError;
+use crate::pb::v1;
+use crate::pb::v1::consent_service_client::ConsentServiceClient;
+use crate::pb::v1::send_service_client::SendServiceClient;
+
+/// How many callers, over how many connections.
+#[derive(Clone, Copy)]
+pub struct Callers {
+    /// Connections.
+    pub connections: u32,
+    /// Callers on each.
+    pub per_connection: u32,
+}
+
+/// Whom the calls are about.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// How many recipients are asked for.
+    pub recipients: u64,
+    /// How many are stored; those asked for are spread over all of them.
+    pub stored: u64,
+}
+
+/// What one measurement saw.
+#[derive(Default)]
+pub struct Sample {
+    /// Calls answered.
+    pub calls: u64,
+    /// Of these, ALLOW.
+    pub allowed: u64,
+    /// In how long.
+    pub took: Duration,
+    /// Each call's time, in microseconds, sorted.
+    pub latencies_us: Vec<u32>,
+}
+
+impl Sample {
+    /// The time that `part` of the calls stayed below.
+    pub fn quantile_us(&self, part: f64) -> u32 {
+        let at = (self.latencies_us.len() as f64 * part) as usize;
+        self.latencies_us.get(at.min(self.latencies_us.len().saturating_sub(1))).copied().unwrap_or(0)
+    }
+
+    /// Calls a second.
+    pub fn rate(&self) -> f64 {
+        self.calls as f64 / self.took.as_secs_f64()
+    }
+}
+
+async fn connect(uds: &Path) -> Result<Channel, BenchError> {
+    let uds: PathBuf = uds.to_owned();
+    // The authority is not used: the connector always dials the socket.
+    let endpoint = Endpoint::from_static("http://bench");
+    let dial = move |_: Uri| {
+        let uds = uds.clone();
+        async move { UnixStream::connect(uds).await.map(TokioIo::new) }
+    };
+    Ok(endpoint.connect_with_connector(service_fn(dial)).await?)
+}
+
+/// Whether a server is there and ready.
+pub async fn answers(uds: &Path) -> bool {
+    let Ok(channel) = connect(uds).await else { return false };
+    let mut client = SendServiceClient::new(channel);
+    match client.check_send(check(0, true)).await {
+        // Anything but UNAVAILABLE: the sidecar has its consents at hand.
+        Ok(answer) => answer.into_inner().reason() != v1::Reason::Unavailable,
+        Err(_) => false,
+    }
+}
+
+fn phone(number: u64) -> v1::Recipient {
+    v1::Recipient { address: Some(v1::recipient::Address::Phone(format!("+491510{number:07}"))) }
+}
+
+fn check(number: u64, peek: bool) -> v1::CheckSendRequest {
+    let mode = if peek { v1::CheckMode::Peek } else { v1::CheckMode::Enforce };
+    let template = v1::TemplateRef { name: "update".into(), language: "en_US".into() };
+    v1::CheckSendRequest {
+        business_id: "bench".into(),
+        sender_id: "sender".into(),
+        recipient: Some(phone(number)),
+        channel: v1::Channel::Whatsapp.into(),
+        content: Some(v1::check_send_request::Content::Template(template)),
+        mode: mode.into(),
+        ..v1::CheckSendRequest::default()
+    }
+}
+
+/// A small fast generator; the same numbers for both sides.
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self, target: Target) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let at = self.0 % target.recipients.max(1);
+        at * (target.stored / target.recipients.max(1))
+    }
+}
+
+fn failed(status: tonic::Status) -> BenchError {
+    BenchError::Call(Box::new(status))
+}
+
+/// Runs callers until `span` is over.
+async fn drive<F, Fut>(uds: &Path, callers: Callers, span: Duration, call: F) -> Result<Sample, BenchError>
+where
+    F: Fn(Channel, u64) -> Fut,
+    Fut: Future<Output = Result<(u64, Vec<u32>), BenchError>> + Send + 'static,
+{
+    let mut tasks = tokio::task::JoinSet::new();
+    let begun = Instant::now();
+    for connection in 0..callers.connections {
+        let channel = connect(uds).await?;
+        for caller in 0..callers.per_connection {
+            let seed = 0x9e37_79b9_7f4a_7c15 ^ u64::from(connection * 1_000 + caller + 1);
+            tasks.spawn(call(channel.clone(), seed));
+        }
+    }
+    let mut sample = Sample::default();
+    while let Some(ended) = tasks.join_next().await {
+        let Ok(ended) = ended else { continue };
+        let (allowed, mut latencies) = ended?;
+        sample.allowed += allowed;
+        sample.calls += latencies.len() as u64;
+        sample.latencies_us.append(&mut latencies);
+    }
+    sample.took = begun.elapsed().max(span);
+    sample.latencies_us.sort_unstable();
+    Ok(sample)
+}
+
+fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Checks that consume.
+pub async fn checks(
+    uds: &Path,
+    callers: Callers,
+    target: Target,
+    span: Duration,
+) -> Result<Sample, BenchError> {
+    let until = Instant::now() + span;
+    drive(uds, callers, span, |channel, seed| async move {
+        let mut client = SendServiceClient::new(channel);
+        let mut draw = Draw(seed);
+        let (mut allowed, mut latencies) = (0, Vec::with_capacity(1 << 14));
+        while Instant::now() < until {
+            let request = check(draw.next(target), false);
+            let begun = Instant::now();
+            let answer = client.check_send(request).await.map_err(failed)?;
+            latencies.push(micros(begun));
+            allowed += u64::from(answer.into_inner().decision() == v1::Decision::Allow);
+        }
+        Ok((allowed, latencies))
+    })
+    .await
+}
+
+/// Batches of 1,000 that only ask. Answers decisions and the time they took.
+pub async fn batches(uds: &Path, target: Target, span: Duration) -> Result<(u64, Duration), BenchError> {
+    let callers = Callers { connections: 2, per_connection: 1 };
+    let until = Instant::now() + span;
+    let sample = drive(uds, callers, span, |channel, seed| async move {
+        let mut client = SendServiceClient::new(channel);
+        let mut draw = Draw(seed);
+        let (mut decisions, mut latencies) = (0, Vec::new());
+        while Instant::now() < until {
+            let items = (0..1_000)
+                .map(|_| v1::CheckSendRequest {
+                    recipient: Some(phone(draw.next(target))),
+                    ..v1::CheckSendRequest::default()
+                })
+                .collect();
+            let request = v1::BatchCheckSendRequest { defaults: Some(check(0, true)), items };
+            let begun = Instant::now();
+            let answer = client.batch_check_send(request).await.map_err(failed)?;
+            latencies.push(micros(begun));
+            decisions += answer.into_inner().results.len() as u64;
+        }
+        Ok((decisions, latencies))
+    })
+    .await?;
+    Ok((sample.allowed, sample.took))
+}
+
+/// Opt-outs, each of another person of its own range.
+pub async fn records(uds: &Path, callers: Callers, span: Duration) -> Result<Sample, BenchError> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let until = Instant::now() + span;
+    drive(uds, callers, span, |channel, _| async move {
+        let mut client = ConsentServiceClient::new(channel);
+        let mut latencies = Vec::with_capacity(1 << 12);
+        while Instant::now() < until {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let request = opt_out(number);
+            let begun = Instant::now();
+            client.record_consent(request).await.map_err(failed)?;
+            latencies.push(micros(begun));
+        }
+        Ok((0, latencies))
+    })
+    .await
+}
+
+fn opt_out(number: u64) -> v1::RecordConsentRequest {
+    let out = v1::OptOut {
+        channels: vec![v1::Channel::Sms.into()],
+        method: v1::OptOutMethod::WebForm.into(),
+        ..v1::OptOut::default()
+    };
+    v1::RecordConsentRequest {
+        request_id: format!("bench-{number}"),
+        business_id: "bench".into(),
+        recipient: Some(v1::Recipient {
+            address: Some(v1::recipient::Address::Phone(format!("+491520{:07}", number % 10_000_000))),
+        }),
+        changes: vec![v1::ConsentChange {
+            change: Some(v1::consent_change::Change::OptOut(out)),
+            occurred_time: None,
+        }],
+        ..v1::RecordConsentRequest::default()
+    }
+}
+
+/// Stores `count` recipients through an import.
+pub async fn import(uds: &Path, count: u64) -> Result<(), BenchError> {
+    const CHUNK: u64 = 1_000;
+    let mut client = ConsentServiceClient::new(connect(uds).await?);
+    let (sender, requests) = tokio::sync::mpsc::channel(4);
+    let feeding = tokio::spawn(async move {
+        use v1::import_consents_request::Part;
+        let start = v1::ImportStart {
+            business_id: "bench".into(),
+            import_id: "bench".into(),
+            ..v1::ImportStart::default()
+        };
+        let mut parts = vec![Part::Start(start)];
+        let mut from = 0;
+        loop {
+            for part in parts.drain(..) {
+                if sender.send(v1::ImportConsentsRequest { part: Some(part) }).await.is_err() {
+                    return;
+                }
+            }
+            if from >= count {
+                return;
+            }
+            let to = (from + CHUNK).min(count);
+            let rows = (from..to).map(row).collect();
+            parts.push(Part::Chunk(v1::ImportChunk { first_row: from + 1, rows }));
+            from = to;
+        }
+    });
+    let mut answers =
+        client.import_consents(ReceiverStream::new(requests)).await.map_err(failed)?.into_inner();
+    while let Some(answer) = answers.message().await.map_err(failed)? {
+        if let Some(v1::import_consents_response::Result::Chunk(chunk)) = answer.result
+            && let Some(error) = chunk.errors.first()
+        {
+            let why = format!("row {} was refused: {:?}", error.row, error.violations);
+            return Err(failed(tonic::Status::invalid_argument(why)));
+        }
+    }
+    // The feeder ends with its channel.
+    let _ = feeding.await;
+    Ok(())
+}
+
+fn row(number: u64) -> v1::ImportRow {
+    v1::ImportRow {
+        recipient: format!("+491510{number:07}"),
+        channels: vec!["WHATSAPP".into()],
+        change: "opt_in".into(),
+        topics: vec!["updates".into()],
+        occurred_time: "2026-01-15T10:00:00Z".into(),
+        method: "CHECKOUT_FLOW".into(),
+        business_name: "Bench".into(),
+        channels_named: vec!["WHATSAPP".into()],
+        message_types: vec!["updates".into()],
+        notice_text: "Yes, send me updates about my order from Bench on WhatsApp.".into(),
+        language: "en".into(),
+        ..v1::ImportRow::default()
+    }
+}
+
+/// The median time of appending a record's worth of bytes and syncing it, in microseconds.
+pub fn fdatasync_us(dir: &Path, rounds: usize) -> std::io::Result<u32> {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(dir.join("sync"))?;
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        file.write_all(&[7; 300])?;
+        let begun = Instant::now();
+        file.sync_data()?;
+        times.push(micros(begun));
+    }
+    times.sort_unstable();
+    Ok(times.get(rounds / 2).copied().unwrap_or(0))
+}
