@@ -1,6 +1,6 @@
 //! Opening: key, ledger, view; what the view lacks is replayed, what it lost is rebuilt, before anything is answered.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -78,6 +78,14 @@ pub enum StartError {
     /// The ledger cannot be read while the view is brought up.
     #[error("the ledger cannot be read while the view is brought up: {0}")]
     Read(#[from] ledger::ReadError),
+    /// The view's folder cannot be removed.
+    #[error("the view in {} cannot be removed: {source}", dir.display())]
+    Directory {
+        /// The folder.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The view does not open.
     #[error("the view does not open: {0}")]
     View(#[from] ViewError),
@@ -94,7 +102,8 @@ impl Engine {
         let applying = Arc::new(Applying::default());
         let (ledger, opened) =
             Ledger::open(&parts.ledger, parts.disk, check, Box::new(Arc::clone(&applying)))?;
-        let (view, view_opened) = View::open(parts.view, &parts.view_dir, LedgerIdentity(check))?;
+        let (view, view_opened) =
+            open_view(parts.view, &parts.view_dir, LedgerIdentity(check), opened.head)?;
         let mut started =
             Started { created: opened.created, damages: opened.damages.clone(), ..Started::default() };
         let vector = Arc::clone(&applying.vector);
@@ -210,6 +219,24 @@ impl Inner {
         }
         all
     }
+}
+
+/// Opens the view. One that is ahead of the ledger belongs to what the ledger was before a backup was put back:
+/// it would skip what is appended from now on, so it is built anew.
+fn open_view(
+    config: view::Config,
+    dir: &Path,
+    identity: LedgerIdentity,
+    head: Position,
+) -> Result<(View, view::Opened), StartError> {
+    let (view, opened) = View::open(config.clone(), dir, identity)?;
+    if opened.rebuild.is_some() || opened.replay_from <= head {
+        return Ok((view, opened));
+    }
+    tracing::warn!("the ledger ends before what the view holds: a backup was put back; the view is built anew");
+    drop(view);
+    std::fs::remove_dir_all(dir).map_err(|source| StartError::Directory { dir: dir.to_owned(), source })?;
+    Ok(View::open(config, dir, identity)?)
 }
 
 fn restore_limits(
