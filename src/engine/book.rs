@@ -9,14 +9,14 @@ use crate::policy::rules::{RuleBook, Rules};
 use crate::policy::time::Timestamp;
 use crate::policy::types::Quality;
 
-/// A template's name and language.
-type TemplateKey = (String, String);
+/// Templates by name; of one name few languages.
+type Seeds = HashMap<String, Vec<Arc<TemplateEntry>>>;
 
 /// The rules in force.
 #[derive(Clone, Debug)]
 pub struct Book {
     rules: RuleBook,
-    seeds: HashMap<BusinessId, HashMap<TemplateKey, Arc<TemplateEntry>>>,
+    seeds: HashMap<BusinessId, Seeds>,
 }
 
 impl Book {
@@ -58,17 +58,16 @@ impl Book {
     /// A template that configuration knows, until the registry learns better.
     #[must_use]
     pub fn seed(&self, business: &str, name: &str, language: &str) -> Option<&Arc<TemplateEntry>> {
-        let seeds = self.seeds.get(business)?;
-        seeds.get(&(name.to_owned(), language.to_owned()))
+        self.seeds.get(business)?.get(name)?.iter().find(|seed| seed.language == language)
     }
 
     /// All templates that configuration knows of `business`.
     pub fn seeds(&self, business: &str) -> impl Iterator<Item = &Arc<TemplateEntry>> {
-        self.seeds.get(business).into_iter().flat_map(HashMap::values)
+        self.seeds.get(business).into_iter().flat_map(HashMap::values).flatten()
     }
 }
 
-fn seeds_of(business: &BusinessId, rules: &Rules) -> HashMap<TemplateKey, Arc<TemplateEntry>> {
+fn seeds_of(business: &BusinessId, rules: &Rules) -> Seeds {
     let entry = |seed: &crate::policy::rules::TemplateSeed| TemplateEntry {
         business: business.clone(),
         name: seed.name.clone(),
@@ -81,11 +80,11 @@ fn seeds_of(business: &BusinessId, rules: &Rules) -> HashMap<TemplateKey, Arc<Te
         pause_until: None,
         time: Timestamp::MIN,
     };
-    rules
-        .templates
-        .iter()
-        .map(|seed| ((seed.name.clone(), normal_language(&seed.language)), Arc::new(entry(seed))))
-        .collect()
+    let mut seeds = Seeds::new();
+    for seed in &rules.templates {
+        seeds.entry(seed.name.clone()).or_default().push(Arc::new(entry(seed)));
+    }
+    seeds
 }
 
 /// The form in which languages are kept: webhooks write `en-US`, send calls `en_US`.

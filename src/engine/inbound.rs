@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::policy::event::{Change, ConsentEvent, Hold, OptOut};
 use crate::policy::evidence::{Evidence, Personal};
-use crate::policy::ids::{BusinessId, EventId, SenderId, TopicId};
+use crate::policy::ids::{BusinessId, EventId, Identifier, SenderId, TopicId};
 use crate::policy::keywords::{self, Context, Outcome, StopCategory, StopScope as Named, TextKind};
 use crate::policy::record::AboutKind;
 use crate::policy::recorder;
@@ -152,7 +152,11 @@ impl Inner {
         let mark = mark.filter(|_| !inbound.message_id.is_empty());
         let reading = self.lexicon_read(inbound, &rules);
         if let Some(taken) = mark.and_then(|mark| people.own.record.taken(mark.key)) {
-            return Ok(self.repeated(taken.event, &people, inbound, &reading.0, now));
+            let answer = self.repeated(taken.event, &people, inbound, &reading.0, now);
+            // The first delivery may have ended between its event and its window.
+            let reopens = !matches!(answer.outcome, InboundOutcome::OptOut | InboundOutcome::Ambiguous);
+            self.hear(&subjects, inbound, at, reopens)?;
+            return Ok(answer);
         }
         let known = people.known();
         let (outcome, language) = reading;
@@ -179,12 +183,7 @@ impl Inner {
             };
             event = Some(self.append_event(consent_event, &personal).await?.id);
         }
-        for subject in &subjects {
-            self.view.update(subject, |person| {
-                person.usage.heard(inbound.channel, &inbound.sender, at, reopens);
-                ((), Touched::Usage)
-            })?;
-        }
+        self.hear(&subjects, inbound, at, reopens)?;
         let own = self.view.get(&people.identity.own)?;
         let confirmation = event.and_then(|event| {
             let allowance = own.record.allowance(event)?;
@@ -207,6 +206,23 @@ impl Inner {
             token: event
                 .map_or_else(|| self.vector.token().to_string(), |event| Token(Some(event)).to_string()),
         })
+    }
+
+    /// Opens the service window for every identifier that the message carries.
+    fn hear(
+        &self,
+        subjects: &[Identifier],
+        inbound: &Inbound,
+        at: Timestamp,
+        reopens: bool,
+    ) -> Result<(), EngineError> {
+        for subject in subjects {
+            self.view.update(subject, |person| {
+                person.usage.heard(inbound.channel, &inbound.sender, at, reopens);
+                ((), Touched::Usage)
+            })?;
+        }
+        Ok(())
     }
 
     /// The provider delivered the same message again: the answer is the same, nothing is written.

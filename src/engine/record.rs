@@ -83,12 +83,12 @@ impl Inner {
         let book = self.book();
         let business = request.business.as_str();
         let has_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
-        let rules = match book.rules(business) {
-            Some(rules) => Arc::clone(rules),
-            // Whoever it was that the person opted out of, it must not be lost.
-            None if has_out => Arc::clone(book.defaults()),
-            None => return Err(EngineError::UnknownBusiness),
-        };
+        let listed = book.rules(business).is_some();
+        if !(listed || has_out) {
+            return Err(EngineError::UnknownBusiness);
+        }
+        // Whoever it was that the person opted out of, it must not be lost.
+        let rules = Arc::clone(book.rules(business).unwrap_or(book.defaults()));
         let identity = Identity::of(&self.key, business, &request.recipient);
         let subjects = self.subjects(business, &identity, &request.also);
         let _turn = self.stripes.lock(&subjects).await;
@@ -107,10 +107,16 @@ impl Inner {
         }
 
         let now = self.clock.now();
-        let recorded = recorder::record(&request.reports, &people.known(), request.source, &rules, now);
+        let only_outs = request.reports.iter().all(|report| matches!(report, Report::OptOut(_)));
+        let recorded = if listed || only_outs {
+            recorder::record(&request.reports, &people.known(), request.source, &rules, now)
+                .map_err(EngineError::from)
+        } else {
+            Err(EngineError::UnknownBusiness)
+        };
         match recorded {
             Ok(recorded) => {
-                let event = self.append_recorded(&request, subjects, mark, recorded.clone(), &rules).await?;
+                let event = self.append_recorded(&request, subjects, mark, recorded.clone()).await?;
                 let people = People::read(&self.view, people.identity)?;
                 let warnings = recorded.warnings.into_iter().map(|text| FieldViolation::new("changes", text));
                 let answer = self.answer(&request, &people, &rules, event, false, warnings.collect());
@@ -129,10 +135,10 @@ impl Inner {
                 };
                 let recorded = recorder::record(&outs.reports, &people.known(), outs.source, &rules, now)
                     .unwrap_or_default();
-                let event = self.append_recorded(&outs, subjects, None, recorded, &rules).await?;
-                Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal.into()) })
+                let event = self.append_recorded(&outs, subjects, None, recorded).await?;
+                Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal) })
             }
-            Err(refusal) => Err(refusal.into()),
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -169,7 +175,6 @@ impl Inner {
         subjects: Vec<Identifier>,
         mark: Option<RequestMark>,
         recorded: Recorded,
-        rules: &Rules,
     ) -> Result<EventId, EngineError> {
         let personal = personal_of(request, &recorded);
         let event = ConsentEvent {
@@ -180,7 +185,6 @@ impl Inner {
             rules_version: self.book().version().to_owned(),
             changes: recorded.changes,
         };
-        debug_assert!(!event.changes.is_empty() || rules.business_id.is_none());
         Ok(self.append_event(event, &personal).await?.id)
     }
 

@@ -102,8 +102,7 @@ impl Engine {
         let applying = Arc::new(Applying::default());
         let (ledger, opened) =
             Ledger::open(&parts.ledger, parts.disk, check, Box::new(Arc::clone(&applying)))?;
-        let (view, view_opened) =
-            open_view(parts.view, &parts.view_dir, LedgerIdentity(check), opened.head)?;
+        let (view, view_opened) = open_view(parts.view, &parts.view_dir, LedgerIdentity(check), opened.head)?;
         let mut started =
             Started { created: opened.created, damages: opened.damages.clone(), ..Started::default() };
         let vector = Arc::clone(&applying.vector);
@@ -233,7 +232,9 @@ fn open_view(
     if opened.rebuild.is_some() || opened.replay_from <= head {
         return Ok((view, opened));
     }
-    tracing::warn!("the ledger ends before what the view holds: a backup was put back; the view is built anew");
+    tracing::warn!(
+        "the ledger ends before what the view holds: a backup was put back; the view is built anew"
+    );
     drop(view);
     std::fs::remove_dir_all(dir).map_err(|source| StartError::Directory { dir: dir.to_owned(), source })?;
     Ok(View::open(config, dir, identity)?)

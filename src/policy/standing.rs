@@ -139,6 +139,8 @@ pub fn touches(scope: &Scope, subject: &Subject<'_>, rules: &Rules) -> bool {
         }
         (Purpose::Category(category), None) => *category == subject.category,
         (Purpose::Topic(out), Some(topic)) => out == topic,
+        // A reply is no message of any topic.
+        (Purpose::Topic(_), None) if subject.category == Category::Service => false,
         (Purpose::Topic(out), None) => {
             rules.category_of(out).is_none_or(|category| category == subject.category)
         }
