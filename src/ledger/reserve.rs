@@ -63,27 +63,24 @@ pub(crate) fn write_reserve_header(file: &dyn DiskFile, header: &Header) -> Resu
     Ok(())
 }
 
-/// Makes sure that a reserve found on disk is all zeros, overwriting what a crash left in it.
+/// Makes sure that a reserve found on disk is all zeros, overwriting what a crash left in it. The second copy of its header is untouched,
+/// or it would be a segment; so a crash in the middle of this leaves an unused reserve again.
 pub(crate) fn wipe_reserve(file: &dyn DiskFile) -> Result<(), Failure> {
-    let len = file.len().map_err(failure("measure", RESERVE))?;
-    // The second copy of the header goes first: while it stands, the first one must.
-    let parts = [(SECOND_COPY_AT as u64, HEADER_LEN.min(len)), (0, len)];
-    for (from, to) in parts {
-        if wipe(file, from, to).map_err(failure("wipe", RESERVE))? {
-            file.fdatasync().map_err(failure("sync", RESERVE))?;
-        }
+    if wipe(file).map_err(failure("wipe", RESERVE))? {
+        file.fdatasync().map_err(failure("sync", RESERVE))?;
     }
     Ok(())
 }
 
 /// Overwrites with zeros what is not zero. False: there was nothing.
-fn wipe(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<bool> {
+fn wipe(file: &dyn DiskFile) -> io::Result<bool> {
     let zeros = vec![0; WIPE_LEN];
     let mut bytes = vec![0; WIPE_LEN];
     let mut wiped = false;
-    let mut at = from;
-    while at < to {
-        let wanted = WIPE_LEN.min((to - at) as usize);
+    let len = file.len()?;
+    let mut at = 0;
+    while at < len {
+        let wanted = WIPE_LEN.min((len - at) as usize);
         let read = file.read_at(&mut bytes[..wanted], at)?;
         if bytes[..read] != zeros[..read] {
             file.write_at(&zeros[..wanted], at)?;

@@ -1,14 +1,10 @@
 //! Crashes at every kind of moment, from seeds. `OPTGATE_LEDGER_SEED=n` runs one seed, `OPTGATE_LEDGER_SEEDS=n` that many.
 
-use std::sync::Arc;
-
-use crate::ledger::log::{Log, Sizes, Verdict};
-use crate::ledger::read::Reader;
-use crate::ledger::sim::{Dice, SimDisk};
+use super::*;
+use crate::ledger::Blob;
+use crate::ledger::sim::Dice;
 use crate::ledger::verify::verify;
-use crate::ledger::{Appended, Blob, Entry, Opened, Position, Record, recover};
 
-const KEY_CHECK: [u8; 16] = [7; 16];
 const SEEDS: u64 = 20_000;
 
 /// What is known of a blob's erasure.
@@ -230,6 +226,40 @@ fn check_record(seed: u64, kept: &Kept, record: &Record) {
         Blob::Damaged => "damaged",
     };
     assert!(good, "seed {seed}: the blob of {} is {is}, {:?}", kept.appended.position, kept.erasure);
+}
+
+/// A sync that fails during a start, the process killed, a second start, and then the power cut: nothing is lost, and what is
+/// erased afterwards is gone for good. Each sync of the start fails in turn.
+#[test]
+fn no_failed_sync_during_a_start_costs_anything() {
+    let blob = "words of a person";
+    for seed in 0..60 {
+        for fault in 0..12 {
+            let disk = SimDisk::with_sectors(seed, 128);
+            let (mut log, _) = open(&disk, SIZES);
+            let entries = vec![entry("first"), with_blob("second", blob)];
+            let places: Vec<_> = entries.into_iter().flat_map(|one| commit(&mut log, vec![one])).collect();
+            drop(log);
+            disk.restart_after_kill();
+            // On a full disk the reserve has to do.
+            disk.set_capacity(if seed % 2 == 0 { u64::MAX } else { disk.used_bytes() });
+            disk.sync_fault_in(Some(fault));
+            let failed = recover::open(Arc::new(disk.clone()), SIZES, KEY_CHECK).is_err();
+            disk.restart_after_kill();
+            let (mut log, opened) = open(&disk, SIZES);
+            assert_eq!(opened.damages, [], "seed {seed}, sync {fault}");
+            assert_eq!(payloads(&log), ["first", "second"], "seed {seed}, sync {fault}");
+            log.erase(places[1].position).unwrap().unwrap();
+            assert!(!disk.contains(blob.as_bytes()), "seed {seed}, sync {fault}");
+            drop(log);
+            disk.restart_after_power_cut();
+            assert!(!disk.contains(blob.as_bytes()), "seed {seed}, sync {fault}");
+            let (log, opened) = open(&disk, SIZES);
+            assert_eq!(opened.damages, [], "seed {seed}, sync {fault}");
+            assert_eq!(payloads(&log), ["first", "second"], "seed {seed}, sync {fault}");
+            assert!(failed || fault > 2, "a start syncs more than {fault} times");
+        }
+    }
 }
 
 fn number(name: &str) -> Option<u64> {

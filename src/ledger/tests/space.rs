@@ -1,7 +1,7 @@
 //! A full disk: ordinary entries are refused, priority entries go on in the reserve.
 
 use super::*;
-use crate::ledger::catalog::RESERVE;
+use crate::ledger::catalog::{RESERVE, segment_name};
 use crate::ledger::verify::verify;
 
 const KIB: u64 = 1024;
@@ -82,6 +82,29 @@ fn a_used_up_reserve_refuses_and_damages_nothing() {
     disk.set_capacity(u64::MAX);
     assert_eq!(written(&mut log, vec![entry("after")]), 1);
     assert!(verify(&disk, None).unwrap().is_sound());
+}
+
+/// Where nothing can be made anew, the last segment is written on in place, and its damage is still not forgotten.
+#[test]
+fn rot_on_a_full_disk_is_reported_at_every_start() {
+    let disk = SimDisk::new(6);
+    let (mut log, _) = open(&disk, FULL);
+    disk.set_capacity(disk.used_bytes());
+    while written(&mut log, vec![opt_out(0)]) == 1 {}
+    disk.set_capacity(disk.used_bytes() + FULL.step);
+    let places: Vec<_> = (0..3).flat_map(|number| commit(&mut log, vec![opt_out(number)])).collect();
+    assert!(log.active.as_ref().unwrap().name != RESERVE);
+    disk.set_capacity(disk.used_bytes());
+    drop(log);
+    let name = segment_name(places[0].position.segment());
+    disk.rot(&name, places[0].position.offset() as usize + 70, 1);
+    for _ in 0..3 {
+        disk.restart_after_kill();
+        let (mut log, opened) = open(&disk, FULL);
+        assert_eq!(opened.damages.len(), 1);
+        assert_eq!(written(&mut log, vec![opt_out(9)]), 1);
+        log.close().unwrap();
+    }
 }
 
 #[test]
