@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, read_lossy};
 use super::format::{
     FOOTER_TRAILER_LEN, Footer, HEADER_LEN, Header, HeaderFault, Identity, SECOND_COPY_AT, Seed, VERSION,
 };
+use super::scan::UNREADABLE;
 use super::{Damage, OpenError};
 
 /// Held by the process that writes.
@@ -164,11 +165,11 @@ impl Segment {
     fn read_footer(&self, file: &dyn DiskFile, identity: &Identity) -> io::Result<Option<Footer>> {
         let mut trailer = [0; FOOTER_TRAILER_LEN];
         let Some(trailer_at) = self.len.checked_sub(FOOTER_TRAILER_LEN as u64) else { return Ok(None) };
-        file.read_at(&mut trailer, trailer_at)?;
+        read_lossy(file, &mut trailer, trailer_at, UNREADABLE)?;
         let start = Footer::len_from_trailer(&trailer).and_then(|len| self.len.checked_sub(len));
         let Some(start) = start.filter(|start| *start >= HEADER_LEN) else { return Ok(None) };
         let mut bytes = vec![0; (self.len - start) as usize];
-        file.read_at(&mut bytes, start)?;
+        read_lossy(file, &mut bytes, start, UNREADABLE)?;
         Ok(Footer::parse(&bytes, self.seed(identity), start).filter(|footer| footer.number == self.number))
     }
 }
@@ -179,13 +180,13 @@ fn open(disk: &dyn Disk, name: &str) -> Result<OpenedFile, OpenError> {
     let file = disk.open(name).map_err(io_error("open", name))?;
     let len = file.len().map_err(io_error("measure", name))?;
     let mut area = vec![0; HEADER_LEN as usize];
-    file.read_at(&mut area, 0).map_err(io_error("read", name))?;
+    read_lossy(&*file, &mut area, 0, UNREADABLE).map_err(io_error("read", name))?;
     Ok((file, len, Header::parse(&area)))
 }
 
 fn second_copy_is_blank(file: &dyn DiskFile) -> Result<bool, OpenError> {
     let mut area = vec![0; HEADER_LEN as usize];
-    file.read_at(&mut area, 0).map_err(io_error("read", RESERVE))?;
+    read_lossy(file, &mut area, 0, UNREADABLE).map_err(io_error("read", RESERVE))?;
     Ok(area[SECOND_COPY_AT..].iter().all(|byte| *byte == 0))
 }
 

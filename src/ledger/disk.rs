@@ -54,3 +54,37 @@ pub trait DiskFile: Send + Sync {
     /// Cuts the file off, or grows it with a hole, to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
+
+/// Reads as [`DiskFile::read_at`] does, but takes `filler` for what the disk cannot give back, so that one bad sector is
+/// damage to what lies there and not to the whole file.
+pub(crate) fn read_lossy(
+    file: &dyn DiskFile,
+    bytes: &mut [u8],
+    offset: u64,
+    filler: u8,
+) -> io::Result<usize> {
+    match file.read_at(bytes, offset) {
+        Err(fault) if is_bad_sector(&fault) => {}
+        read => return read,
+    }
+    let wanted = usize::try_from(file.len()?.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
+    let mut done = 0;
+    while done < wanted {
+        let at = offset + done as u64;
+        let in_sector = (SECTOR_LEN - at % SECTOR_LEN) as usize;
+        let part = &mut bytes[done..wanted.min(done + in_sector)];
+        done += part.len();
+        match file.read_at(part, at) {
+            Err(fault) if is_bad_sector(&fault) => part.fill(filler),
+            read => drop(read?),
+        }
+    }
+    Ok(wanted)
+}
+
+fn is_bad_sector(fault: &io::Error) -> bool {
+    fault.raw_os_error() == Some(libc::EIO)
+}
+
+/// The least that a disk loses at once.
+const SECTOR_LEN: u64 = 512;

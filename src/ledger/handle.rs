@@ -134,6 +134,11 @@ impl Ledger {
         self.shared.table.read().own
     }
 
+    /// Every record before this place is durable and applied.
+    pub fn head(&self) -> Position {
+        *self.exchange.head.borrow()
+    }
+
     /// Follows the head: every record before the position seen here is durable and applied.
     pub fn watch(&self) -> watch::Receiver<Position> {
         self.exchange.head.subscribe()

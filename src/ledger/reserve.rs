@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::catalog::{NEW_RESERVE, RESERVE, segment_name};
-use super::disk::DiskFile;
+use super::disk::{DiskFile, read_lossy};
 use super::format::{HEADER_LEN, Header, SECOND_COPY_AT};
 use super::log::{Failure, Log, failure, make_file, space_low};
+use super::scan::UNREADABLE;
 
 /// How much is wiped at once.
 const WIPE_LEN: usize = 64 * 1024;
@@ -81,7 +82,7 @@ fn wipe(file: &dyn DiskFile) -> io::Result<bool> {
     let mut at = 0;
     while at < len {
         let wanted = WIPE_LEN.min((len - at) as usize);
-        let read = file.read_at(&mut bytes[..wanted], at)?;
+        let read = read_lossy(file, &mut bytes[..wanted], at, UNREADABLE)?;
         if bytes[..read] != zeros[..read] {
             file.write_at(&zeros[..wanted], at)?;
             wiped = true;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Damage;
-use super::disk::DiskFile;
+use super::disk::{DiskFile, read_lossy};
 use super::format::{
     ALIGN, BlobView, Contents, HEADER_LEN, RECORD_PREFIX_LEN, RecordView, Seed, record_len_at,
 };
@@ -12,6 +12,9 @@ use crate::policy::ids::EventId;
 
 /// How much of a segment is read at once.
 const WINDOW_LEN: usize = 256 * 1024;
+
+/// Stands for bytes that the disk cannot give back. Not zero, which would mean that nothing was written there.
+pub(crate) const UNREADABLE: u8 = 0xff;
 
 /// Reads a segment from one place to the next, a window at a time.
 pub(crate) struct Cursor {
@@ -62,7 +65,7 @@ impl Cursor {
                 self.window = vec![0; wanted];
             }
             self.filled = 0;
-            self.filled = self.file.read_at(&mut self.window[..wanted], offset)?;
+            self.filled = read_lossy(&*self.file, &mut self.window[..wanted], offset, UNREADABLE)?;
             self.window_at = offset;
         }
         let from = (offset - self.window_at) as usize;

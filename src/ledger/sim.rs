@@ -38,6 +38,8 @@ struct State {
     operations: u64,
     handles: usize,
     handles_max: usize,
+    /// Sectors that cannot be read any more.
+    bad: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Clone)]
@@ -236,6 +238,7 @@ impl SimDisk {
             operations: 0,
             handles: 0,
             handles_max: 0,
+            bad: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -317,6 +320,15 @@ impl SimDisk {
             if let Some(byte) = bytes.get_mut(offset) {
                 *byte ^= flip;
             }
+        }
+    }
+
+    /// Makes the sector around a byte unreadable until it is written again.
+    pub fn spoil(&self, name: &str, offset: usize) {
+        let mut state = self.state.lock();
+        if let Some(inode) = state.names.get(name).copied() {
+            let sector = offset / state.sector;
+            state.bad.insert((inode, sector));
         }
     }
 
@@ -477,6 +489,10 @@ impl DiskFile for SimFile {
         let cache = &state.inodes[self.inode].cache;
         let from = cache.len().min(offset as usize);
         let read = bytes.len().min(cache.len() - from);
+        let sectors = from / state.sector..(from + read).div_ceil(state.sector);
+        if read > 0 && sectors.into_iter().any(|sector| state.bad.contains(&(self.inode, sector))) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         bytes[..read].copy_from_slice(&cache[from..from + read]);
         Ok(read)
     }
@@ -507,6 +523,9 @@ impl DiskFile for SimFile {
         }
         inode.cache[from..to].copy_from_slice(&bytes[..to - from]);
         inode.mark(from, to, state.sector);
+        for sector in from.div_ceil(state.sector)..to / state.sector {
+            state.bad.remove(&(self.inode, sector));
+        }
         // The system may write back a page whenever it likes.
         if state.dice.one_in(8)
             && let Some(index) = inode.dirty.pop_last()

@@ -92,6 +92,18 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// The segment it was found in.
+    pub fn segment(&self) -> u32 {
+        match self {
+            Self::Damaged(damage) => damage.segment,
+            Self::Chain { position, .. } | Self::Gap { position, .. } | Self::Blob { position, .. } => {
+                position.segment()
+            }
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -129,16 +141,25 @@ impl Report {
 /// # Errors
 /// [`OpenError`] when the files cannot be read at all. Damage is not an error; it is in the report.
 pub fn verify(disk: &dyn Disk, key_check: Option<[u8; 16]>) -> Result<Report, OpenError> {
-    let mut looks = 1;
-    loop {
-        let look = look(disk, key_check);
-        // A running optgate may roll or rename a segment in the middle of a look; true damage is there in the next one, too.
-        let settled = look.as_ref().is_ok_and(Report::is_sound);
-        if settled || looks == LOOKS_MAX {
-            return look;
+    for _ in 1..LOOKS_MAX {
+        let before = files(disk)?;
+        let report = look(disk, key_check)?;
+        // A running optgate may write, roll or rename a segment in the middle of a look: what is wrong then may be the look.
+        let last = before.last().map_or(0, |(number, _)| *number);
+        if report.faults.iter().all(|fault| fault.segment() < last) && files(disk)? == before {
+            return Ok(report);
         }
-        looks += 1;
+        if report.is_sound() {
+            return Ok(report);
+        }
     }
+    look(disk, key_check)
+}
+
+/// The segments and their lengths.
+fn files(disk: &dyn Disk) -> Result<Vec<(u32, u64)>, OpenError> {
+    let catalog = Catalog::load(disk)?;
+    Ok(catalog.segments.iter().map(|segment| (segment.number, segment.len)).collect())
 }
 
 fn look(disk: &dyn Disk, key_check: Option<[u8; 16]>) -> Result<Report, OpenError> {

@@ -55,6 +55,26 @@ fn damage_before_the_last_batch_is_rot_and_stays() {
 }
 
 #[test]
+fn an_unreadable_sector_is_damage_to_what_lies_there_only() {
+    let disk = SimDisk::new(11);
+    let (mut log, _) = open(&disk, SIZES);
+    let texts: Vec<String> = (0..6).map(|number| format!("{number:0>900}")).collect();
+    let places: Vec<_> = texts.iter().map(|text| commit(&mut log, vec![entry(text)])[0]).collect();
+    drop(log);
+    // In the middle of the second record, so that the sector touches no other.
+    disk.spoil(&segment_name(1), places[1].position.offset() as usize + 400);
+    let (log, opened) = open(&disk, SIZES);
+    assert_eq!(opened.damages.len(), 1);
+    assert_eq!(read_all(&log).iter().filter(|record| record.is_err()).count(), 1);
+    assert_eq!(payloads(&log), [&texts[..1], &texts[2..]].concat());
+    assert!(matches!(reader(&log).read_at(places[1].position), Err(ReadError::Damaged(_))));
+    assert!(reader(&log).read_at(places[5].position).is_ok());
+    // The same for a header: its other copy is in another sector.
+    disk.spoil(&segment_name(1), 0);
+    assert_eq!(open(&disk, SIZES).1.damages.len(), 1);
+}
+
+#[test]
 fn damage_in_the_last_batch_is_a_torn_tail_and_is_cut_with_what_follows_it() {
     let disk = SimDisk::new(2);
     let places = three_batches(&disk);
