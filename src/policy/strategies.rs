@@ -238,7 +238,7 @@ pub(crate) fn ledger_entry() -> impl Strategy<Value = LedgerEntry> {
     prop_oneof![
         4 => consent_event().prop_map(LedgerEntry::Consent),
         1 => template().prop_map(LedgerEntry::Template),
-        1 => (business(), sender(), select(Quality::ALL), select(SenderStatus::ALL), option::of(time()), time())
+        1 => (business(), sender(), select(Quality::ALL), select(SenderStatus::ALL), of(time()), time())
             .prop_map(|(business, sender, quality, status, status_until, time)| {
                 LedgerEntry::Sender(SenderEntry { business, sender, quality, status, status_until, time })
             }
