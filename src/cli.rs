@@ -1,9 +1,31 @@
 //! The command line: `serve` is the default, everything else is a client of the same API or works on files.
 
+mod audit;
 pub mod bench;
+mod check;
+pub mod client;
+mod connect;
+mod erase;
+mod events;
 pub mod exit;
+mod export;
+mod fault;
+mod import;
+mod input;
+mod json;
+mod keys;
+mod ledger;
+mod output;
 pub mod policy;
+mod record;
+mod refs;
+mod senders;
 pub mod serve;
+mod status;
+mod templates;
+mod text;
+mod watch;
+mod words;
 
 use std::path::PathBuf;
 
@@ -76,6 +98,9 @@ pub enum Command {
     /// Look at a policy before it takes force.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What a client asks of a server, or of files.
+    #[command(flatten)]
+    Client(client::ClientCommand),
 }
 
 /// What can be done with a policy.
@@ -108,6 +133,7 @@ pub fn run(cli: Cli) -> std::process::ExitCode {
         Some(Command::Serve(flags)) => serve::run(flags),
         Some(Command::Bench(flags)) => bench::run(flags),
         Some(Command::BenchEmpty { uds }) => bench::serve_empty(&uds),
+        Some(Command::Client(command)) => command.run(),
         Some(Command::Policy(PolicyCommand::Lint { file, json })) => {
             policy::lint(&file, json, &mut std::io::stdout())
         }

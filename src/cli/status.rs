@@ -1,0 +1,128 @@
+//! `optgate status`: how the server does.
+
+use clap::Args;
+
+use super::connect::{self, ServerFlags};
+use super::fault::Fault;
+use super::text::{self, Lines};
+use super::{exit, json, output};
+use crate::pb::v1;
+
+/// Flags of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub server: ServerFlags,
+}
+
+/// Asks and prints. The exit code tells readiness too.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn run(args: StatusArgs) -> Result<u8, Fault> {
+    let mut client = connect::admin(&args.server).await?;
+    let answer = client.get_status(connect::call(v1::GetStatusRequest {})).await?.into_inner();
+    output::print(&if args.server.json { json::of(&answer) } else { readable(&answer) })?;
+    Ok(if answer.ready { 0 } else { exit::UNAVAILABLE })
+}
+
+fn readable(answer: &v1::GetStatusResponse) -> String {
+    let v1::GetStatusResponse {
+        version,
+        instance,
+        start_time,
+        ready,
+        not_ready_reasons,
+        rules_version,
+        rules_error,
+        ledger,
+        view,
+        disk_free_bytes,
+        disk_low,
+        as_of,
+    } = answer;
+    let mut lines = Lines::new();
+    lines.line(format!("optgate {} is {}", text::clean(version), if *ready { "ready" } else { "not ready" }));
+    for reason in not_ready_reasons {
+        lines.row("because", reason);
+    }
+    lines.row("started", text::moment(start_time.as_ref())).row("instance", instance);
+    lines.row("rules", rules_version);
+    lines.row("rules fault", rules_error);
+    if let Some(ledger) = ledger {
+        tell_ledger(&mut lines, ledger);
+    }
+    if let Some(v1::ViewStatus { records, size_bytes, behind_records, rebuilding }) = view {
+        let mut told = format!("{}, {}", text::count(*records, "record"), text::bytes(*size_bytes));
+        if *behind_records > 0 {
+            told.push_str(&format!(", {} behind the ledger", text::count(*behind_records, "event")));
+        }
+        if *rebuilding {
+            told.push_str(", being rebuilt");
+        }
+        lines.row("view", told);
+    }
+    let low = if *disk_low { ": too little, only opt-outs are written" } else { "" };
+    lines.row("disk free", format!("{}{low}", text::bytes(*disk_free_bytes)));
+    lines.row("as of", as_of);
+    lines.text().to_owned()
+}
+
+fn tell_ledger(lines: &mut Lines, ledger: &v1::LedgerStatus) {
+    let v1::LedgerStatus {
+        records,
+        size_bytes,
+        segments,
+        origins,
+        last_sync_duration,
+        reserve_free_bytes,
+        failed,
+    } = ledger;
+    lines.row(
+        "ledger",
+        format!(
+            "{}, {} in {}",
+            text::count(*records, "record"),
+            text::bytes(*size_bytes),
+            text::count(u64::from(*segments), "segment")
+        ),
+    );
+    if *failed {
+        lines.row("ledger failed", "nothing is acknowledged any more; restart optgate");
+    }
+    if let Some(sync) = last_sync_duration {
+        lines.row("last fdatasync", text::seconds(sync));
+    }
+    lines.row("reserve", format!("{} for opt-outs on a full disk", text::bytes(*reserve_free_bytes)));
+    for v1::OriginStatus { origin, last_sequence, chain_sha256: _ } in origins {
+        lines.row("origin", format!("{origin} up to {last_sequence}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_seen() {
+        let told = readable(&v1::GetStatusResponse {
+            version: "0.1.0".into(),
+            not_ready_reasons: vec!["starting".into()],
+            ledger: Some(v1::LedgerStatus { failed: true, records: 1, ..Default::default() }),
+            view: Some(v1::ViewStatus { behind_records: 3, rebuilding: true, ..Default::default() }),
+            disk_low: true,
+            ..Default::default()
+        });
+        for expected in [
+            "0.1.0 is not ready",
+            "starting",
+            "restart optgate",
+            "3 events behind",
+            "rebuilt",
+            "only opt-outs",
+        ] {
+            assert!(told.contains(expected), "{expected} in {told}");
+        }
+    }
+}
