@@ -58,11 +58,11 @@ fn damage_before_the_last_batch_is_rot_and_stays() {
 fn an_unreadable_sector_is_damage_to_what_lies_there_only() {
     let disk = SimDisk::new(11);
     let (mut log, _) = open(&disk, SIZES);
-    let texts: Vec<String> = (0..6).map(|number| format!("{number:0>900}")).collect();
+    let texts: Vec<String> = (0..6).map(|number| format!("record {number:.>900}")).collect();
     let places: Vec<_> = texts.iter().map(|text| commit(&mut log, vec![entry(text)])[0]).collect();
     drop(log);
     // In the middle of the second record, so that the sector touches no other.
-    disk.spoil(&segment_name(1), places[1].position.offset() as usize + 400);
+    disk.spoil(&segment_name(1), places[1].position.offset() as usize + 512);
     let (log, opened) = open(&disk, SIZES);
     assert_eq!(opened.damages.len(), 1);
     assert_eq!(read_all(&log).iter().filter(|record| record.is_err()).count(), 1);
