@@ -1,6 +1,9 @@
 //! The bytes, pinned: what this version writes, every later one must read.
 
+use super::record::BLOB_PREFIX_LEN;
 use super::*;
+use crate::ledger::Head;
+use crate::policy::ids::{EventId, OriginId};
 
 const LEDGER: [u8; 16] = [0x11; 16];
 const ORIGIN: OriginId = OriginId([0x22; 16]);
