@@ -1,4 +1,5 @@
 //! What optgate promises to the outside, tested from there, in one binary so that it links once.
 
+mod decisions;
 mod golden;
 mod server;
