@@ -312,7 +312,8 @@ def split_zones(code, prefix, out):
     if len(places) > 1 and len(prefix) == DEPTH_MAX:
         # In doubt any zone of the country.
         places = {all(p is not False for p in (place(code, n) for n in samples(code, prefix)))}
-    if len(places) > 1:
+    regions_below = any(p.startswith(full) and p != full for p in exceptions_of(code))
+    if len(places) > 1 or (places == {False} and regions_below):
         for digit in "0123456789":
             split_zones(code, prefix + digit, out)
     elif places == {False}:
