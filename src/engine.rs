@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::key::ClusterKey;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Position};
 use crate::limits::Limiter;
 use crate::policy::keywords::Lexicon;
 use crate::view::View;
@@ -71,6 +71,7 @@ pub(crate) struct Inner {
     /// An event could not be applied: the view lacks something the ledger holds, so nothing is allowed.
     behind: Arc<AtomicBool>,
     sink: Arc<dyn DecisionSink>,
+    first_origin: std::sync::OnceLock<[u8; 16]>,
     /// Numbers this run's decisions.
     serial: AtomicU64,
     /// Tells this run's numbers from another's.
@@ -93,6 +94,17 @@ impl Inner {
             Phase::Starting => Err(EngineError::NotServing("starting")),
             Phase::Serving => Ok(()),
             Phase::Stopping => Err(EngineError::NotServing("stopping")),
+        }
+    }
+
+    /// What tells this ledger from any other: the name of its first event. Empty while there is none.
+    fn store_mark(&self) -> [u8; 16] {
+        if let Some(mark) = self.first_origin.get() {
+            return *mark;
+        }
+        match self.ledger.iter_from(Position::START).next() {
+            Some(Ok(record)) => *self.first_origin.get_or_init(|| record.appended.id.origin.0),
+            _ => [0; 16],
         }
     }
 
@@ -153,6 +165,14 @@ impl Engine {
     #[must_use]
     pub fn as_of(&self) -> Arc<str> {
         self.inner.vector.token()
+    }
+
+    /// Proves that `place` was given out by this store: another store, or a made-up place, has another mark.
+    #[must_use]
+    pub fn place_mark(&self, place: Position) -> String {
+        let inner = &self.inner;
+        let mac = inner.key.mac16("place", &[&inner.store_mark(), &place.as_u64().to_le_bytes()]);
+        mac[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// A name for this run.

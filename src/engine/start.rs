@@ -135,6 +135,7 @@ impl Engine {
             vector,
             behind: Arc::clone(&applying.behind),
             sink: parts.sink,
+            first_origin: std::sync::OnceLock::new(),
             serial: AtomicU64::new(0),
             run: run_name(),
             phase: watch::Sender::new(Phase::Serving),

@@ -207,6 +207,11 @@ fn record_opt_out(
     recorded: &mut Recorded,
 ) {
     let scopes = report::out_scopes(&report.channels, &report.topics, &report.categories, rules);
+    if !report::unknown_topics(&report.topics, rules).is_empty() {
+        recorded
+            .warnings
+            .push("the opt-out names a topic that the business does not have; taken for everything".into());
+    }
     let only = match report.channels[..] {
         [channel] => Some(channel),
         _ => None,

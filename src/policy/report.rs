@@ -133,7 +133,8 @@ pub enum Report {
 }
 
 /// The scopes of channels × purposes; no channel: every channel, no purpose: everything. An opt-out
-/// of a category reaches the topics that the category has now.
+/// of a category reaches the topics that the category has now; one of a topic that the business does not have
+/// reaches everything, since nobody knows what the person meant.
 #[must_use]
 pub fn out_scopes(
     channels: &[Channel],
@@ -143,10 +144,17 @@ pub fn out_scopes(
 ) -> Vec<Scope> {
     let mut purposes: Vec<Purpose> = topics.iter().cloned().map(Purpose::Topic).collect();
     purposes.extend(categories.iter().flat_map(|category| rules.reach_of(*category)));
-    if purposes.is_empty() {
-        purposes.push(Purpose::All);
+    if purposes.is_empty() || !unknown_topics(topics, rules).is_empty() {
+        purposes = vec![Purpose::All];
     }
     cross(channels, &purposes)
+}
+
+/// The topics that a configured business does not have.
+#[must_use]
+pub fn unknown_topics<'a>(topics: &'a [TopicId], rules: &Rules) -> Vec<&'a TopicId> {
+    let known = |topic: &&TopicId| !rules.is_configured() || rules.category_of(topic).is_some();
+    topics.iter().filter(|topic| !known(topic)).collect()
 }
 
 fn cross(channels: &[Channel], purposes: &[Purpose]) -> Vec<Scope> {

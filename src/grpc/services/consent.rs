@@ -138,17 +138,16 @@ impl ConsentService for Consent {
             faults.add("recipients", format!("must hold 1 to {REFS_MAX} recipients"));
         }
         let mut read = Vec::new();
-        for (at, recipient) in recipients.iter().enumerate().take(REFS_MAX) {
-            match address(Some(recipient)) {
-                Ok(address) => read.push(address),
-                Err(fault) => faults.add(format!("recipients[{at}]"), fault),
-            }
+        // An address that cannot be read has no reference; the others keep their places.
+        for recipient in recipients.iter().take(REFS_MAX) {
+            read.push(address(Some(recipient)).ok());
         }
         let Some(business) = business else {
             return Err(faults.or(()).err().unwrap_or(ApiError::Internal).into());
         };
         faults.or(())?;
         let refs = read.iter().map(|address| {
+            let Some(address) = address else { return v1::RecipientRefs::default() };
             let Identity { own, aliases } = self.engine.identity(business.as_str(), address);
             v1::RecipientRefs {
                 recipient_ref: own.to_string(),

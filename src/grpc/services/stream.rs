@@ -51,22 +51,30 @@ impl<T> tokio_stream::Stream for Answers<T> {
     }
 }
 
-fn cursor(next: Position) -> String {
-    format!("{CURSOR_VERSION}{:x}", next.as_u64())
+/// A cursor names a place of this store and proves it: another's, or a made-up one, would be read as damage.
+fn cursor(engine: &Engine, next: Position) -> String {
+    format!("{CURSOR_VERSION}{:x}-{}", next.as_u64(), engine.place_mark(next))
 }
 
-fn read_cursor(text: &str, head: Position) -> Result<Position, ApiError> {
+fn read_cursor(engine: &Engine, text: &str) -> Result<Position, ApiError> {
     if text.is_empty() {
         return Ok(Position::START);
     }
-    let number = text.strip_prefix(CURSOR_VERSION).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    let at = number
-        .map(Position::from_u64)
-        .ok_or_else(|| ApiError::field("cursor", "is not a cursor that optgate gave out"))?;
-    if at > head { Err(ApiError::UnknownCursor) } else { Ok(at) }
+    let parts = text.strip_prefix(CURSOR_VERSION).and_then(|rest| rest.split_once('-'));
+    let place = parts.and_then(|(hex, mark)| Some((u64::from_str_radix(hex, 16).ok()?, mark)));
+    let (number, mark) =
+        place.ok_or_else(|| ApiError::field("cursor", "is not a cursor that optgate gave out"))?;
+    let at = Position::from_u64(number);
+    let head = *engine.ledger().watch().borrow();
+    if at > head || engine.place_mark(at) != mark { Err(ApiError::UnknownCursor) } else { Ok(at) }
 }
 
-/// A batch of events of one business.
+/// Reads whose events are wanted; empty: everybody's.
+fn read_business(text: &str, faults: &mut Faults) -> Option<BusinessId> {
+    if text.is_empty() { None } else { faults.business("business_id", text) }
+}
+
+/// A batch of events.
 struct Batch {
     events: Vec<v1::ConsentEvent>,
     next: Position,
@@ -76,7 +84,7 @@ struct Batch {
 /// Reads the next batch, blocking.
 fn read_batch(
     events: &mut Events,
-    business: &BusinessId,
+    business: Option<&BusinessId>,
     with_personal: bool,
     mut next: Position,
 ) -> Result<Batch, EngineError> {
@@ -87,7 +95,10 @@ fn read_batch(
         };
         let event = event?;
         next = event.next;
-        if event.consent().is_some_and(|consent| consent.business == *business) {
+        if event
+            .consent()
+            .is_some_and(|consent| business.is_none_or(|business| consent.business == *business))
+        {
             batch.extend(pb_events(&event, with_personal));
         }
         if batch.len() >= EVENTS_PER_ANSWER_MAX {
@@ -108,21 +119,23 @@ pub fn export(
 ) -> Result<Answers<v1::ExportConsentEventsResponse>, ApiError> {
     let v1::ExportConsentEventsRequest { business_id, cursor: from, include_evidence } = request;
     let mut faults = Faults::default();
-    let business = faults.business("business_id", &business_id);
-    let Some(business) = business else { return faults.or(()).and(Err(ApiError::Internal)) };
-    let head = *engine.ledger().watch().borrow();
-    let mut next = read_cursor(&from, head)?;
+    let business = read_business(&business_id, &mut faults);
+    faults.or(())?;
+    let mut next = read_cursor(engine, &from)?;
     let (sender, answers) = Answers::new();
     let (engine, end) = (engine.clone(), end.clone());
     tokio::task::spawn_blocking(move || {
         let mut events = engine.events_from(next);
         loop {
-            let answer = read_batch(&mut events, &business, include_evidence, next).map_err(ApiError::from);
+            let answer =
+                read_batch(&mut events, business.as_ref(), include_evidence, next).map_err(ApiError::from);
             let (answer, last) = match answer {
                 Ok(batch) => {
                     next = batch.next;
-                    let answer =
-                        v1::ExportConsentEventsResponse { events: batch.events, cursor: cursor(next) };
+                    let answer = v1::ExportConsentEventsResponse {
+                        events: batch.events,
+                        cursor: cursor(&engine, next),
+                    };
                     (Ok(answer), batch.at_head)
                 }
                 Err(error) => (Err(error.into()), true),
@@ -153,7 +166,7 @@ pub fn watch(
         from_now,
     } = request;
     let mut faults = Faults::default();
-    let business = faults.business("business_id", &business_id);
+    let business = read_business(&business_id, &mut faults);
     if from_now && !from.is_empty() {
         faults.add("from_now", "goes without a cursor; leave one of them out");
     }
@@ -165,11 +178,10 @@ pub fn watch(
             HEARTBEAT
         }
     };
-    let Some(business) = business else { return faults.or(()).and(Err(ApiError::Internal)) };
     faults.or(())?;
     let head = engine.ledger().watch();
     let durable = *head.borrow();
-    let from = if from_now { durable } else { read_cursor(&from, durable)? };
+    let from = if from_now { durable } else { read_cursor(engine, &from)? };
     let (sender, answers) = Answers::new();
     let watching =
         Watching { engine: engine.clone(), business, include_evidence, heartbeat, end: end.clone() };
@@ -179,7 +191,8 @@ pub fn watch(
 
 struct Watching {
     engine: Engine,
-    business: BusinessId,
+    /// `None`: all of them.
+    business: Option<BusinessId>,
     include_evidence: bool,
     heartbeat: Duration,
     end: CancellationToken,
@@ -197,7 +210,7 @@ impl Watching {
             let (engine, business, with) =
                 (self.engine.clone(), self.business.clone(), self.include_evidence);
             let read = tokio::task::spawn_blocking(move || {
-                read_batch(&mut engine.events_from(next), &business, with, next)
+                read_batch(&mut engine.events_from(next), business.as_ref(), with, next)
             });
             let batch = match read.await.unwrap_or(Err(EngineError::Abandoned)) {
                 Ok(batch) => batch,
@@ -234,7 +247,7 @@ impl Watching {
         next: Position,
     ) -> Result<(), ()> {
         let sent_time = Some(pb_timestamp(self.engine.now()));
-        let answer = v1::WatchConsentsResponse { events, cursor: cursor(next), sent_time };
+        let answer = v1::WatchConsentsResponse { events, cursor: cursor(&self.engine, next), sent_time };
         sender.send(Ok(answer)).await.map_err(|_| ())
     }
 }
