@@ -56,10 +56,11 @@ pub(super) fn read_all(
             let at = At { node: section.at.node, path: section.at.path.clone() };
             read_one(section, &mut rules, &mut shared, report);
             doubts::about(&rules, &entry.place, &at.path, report);
+            businesses.push((rules, entry.place.clone(), at.path));
         }
-        businesses.push(rules);
     }
-    businesses
+    doubts::about_portfolios(&businesses, report);
+    businesses.into_iter().map(|(rules, _, _)| rules).collect()
 }
 
 /// What all businesses share: the word lists, and which business named a sender or account first.

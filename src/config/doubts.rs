@@ -1,9 +1,11 @@
 //! What is allowed and yet most likely not meant, judged on a business's rules as a whole.
 
-use super::fault::{Place, Report};
+use std::collections::BTreeMap;
+
+use super::fault::{Place, Report, quote};
 use super::node::join;
-use crate::policy::rules::{Rules, UnregisteredTemplates};
-use crate::policy::types::{Category, EvidenceGrade};
+use crate::policy::rules::Rules;
+use crate::policy::types::{Category, Channel};
 
 /// Reports what is doubtful about `rules`, which stand at `place` under `path`.
 pub(super) fn about(rules: &Rules, place: &Place, path: &str, report: &mut Report) {
@@ -23,22 +25,6 @@ pub(super) fn about(rules: &Rules, place: &Place, path: &str, report: &mut Repor
             "list the numbers and addresses that the business sends from",
         );
     }
-    if rules.evidence == EvidenceGrade::Basic {
-        report.warn(
-            place,
-            &join(path, "evidence"),
-            "opt-ins need not show what the person was told",
-            "use strict unless the law that applies to you asks for less",
-        );
-    }
-    if rules.unregistered_templates == UnregisteredTemplates::AsMarketing {
-        report.warn(
-            place,
-            &join(path, "unregistered_templates"),
-            "templates that nobody registered are sent, as marketing",
-            "use deny once the templates are registered",
-        );
-    }
     let has_marketing = rules.topics_of(Category::Marketing).next().is_some();
     if has_marketing && quiet_hours_miss_sms(rules) {
         report.warn(
@@ -52,4 +38,30 @@ pub(super) fn about(rules: &Rules, place: &Place, path: &str, report: &mut Repor
 
 fn quiet_hours_miss_sms(rules: &Rules) -> bool {
     !rules.quiet_hours.contains_key(&Category::Marketing)
+}
+
+/// Reports businesses that share a portfolio's messaging limit and disagree on what it is.
+pub(super) fn about_portfolios(businesses: &[(Rules, Place, String)], report: &mut Report) {
+    let limit_of =
+        |rules: &Rules| rules.limits.get(&Channel::Whatsapp).and_then(|limits| limits.messaging_limit);
+    let mut first: BTreeMap<&str, (Option<u64>, &str)> = BTreeMap::new();
+    for (rules, place, path) in businesses {
+        let Some(portfolio) = &rules.portfolio else { continue };
+        let limit = limit_of(rules);
+        match first.get(portfolio.as_str()) {
+            Some((other, owner)) if *other != limit => report.warn(
+                place,
+                &join(path, "limits.WHATSAPP.messaging_limit"),
+                format!(
+                    "{owner} shares the portfolio {} and has another messaging limit, although Meta counts them together",
+                    quote(portfolio)
+                ),
+                "give both the portfolio's limit",
+            ),
+            Some(_) => {}
+            None => {
+                first.insert(portfolio, (limit, path));
+            }
+        }
+    }
 }

@@ -50,7 +50,16 @@ pub(super) const INITIATED: [Category; 3] =
 /// Reads every policy key of `section` over what `rules` holds.
 pub(super) fn read(section: &mut Section<'_>, rules: &mut Rules, report: &mut Report) {
     section.read("evidence", report, &mut rules.evidence, |at, report| {
-        at.choice(report, &[("strict", EvidenceGrade::Strict), ("basic", EvidenceGrade::Basic)])
+        let grade =
+            at.choice(report, &[("strict", EvidenceGrade::Strict), ("basic", EvidenceGrade::Basic)])?;
+        if grade == EvidenceGrade::Basic {
+            at.warn(
+                report,
+                "opt-ins need not show what the person was told",
+                "use strict unless the law that applies to you asks for less",
+            );
+        }
+        Some(grade)
     });
     section.read("consent_required", report, &mut rules.consent_required, consent_required);
     if let Some(at) = section.get("consent_types") {
@@ -69,10 +78,18 @@ pub(super) fn read(section: &mut Section<'_>, rules: &mut Rules, report: &mut Re
         at.span(report, SECOND_MS..=CLOCK_MARGIN_MS_MAX)
     });
     section.read("unregistered_templates", report, &mut rules.unregistered_templates, |at, report| {
-        at.choice(
+        let treated = at.choice(
             report,
             &[("deny", UnregisteredTemplates::Deny), ("as_marketing", UnregisteredTemplates::AsMarketing)],
-        )
+        )?;
+        if treated == UnregisteredTemplates::AsMarketing {
+            at.warn(
+                report,
+                "templates that nobody registered are sent, as marketing",
+                "use deny once the templates are registered",
+            );
+        }
+        Some(treated)
     });
     if let Some(at) = section.get("opt_out_instructions") {
         instructions(&at, &mut rules.opt_out_instructions, report);

@@ -375,10 +375,10 @@ businesses:
         "test.yaml:6:83: defaults.limits.frequency.MARKETING: nothing caps",
         "test.yaml:7:12: defaults.shadow[0]: COOLDOWN only reports, for good",
         "test.yaml:9:3: businesses.a.display_name: evidence must show",
-        "test.yaml:9:3: businesses.a.evidence: opt-ins need not show",
         "test.yaml:9:3: businesses.a.quiet_hours: marketing by SMS may reach people at night",
-        "test.yaml:9:3: businesses.a.unregistered_templates: templates that nobody registered",
         "test.yaml:12:70: businesses.a.templates[0].topic: the business has no topic `gone`",
+        "test.yaml:13:15: businesses.a.evidence: opt-ins need not show",
+        "test.yaml:14:29: businesses.a.unregistered_templates: templates that nobody registered",
         "test.yaml:17:15: businesses.b.senders[0]: `1` belongs to businesses.a too",
         "test.yaml:19:88: businesses.b.opt_in_programs[0].notice_text: the notice does not name `Bee`",
         "test.yaml:21:3: businesses.c.senders: no sender is listed",
@@ -387,6 +387,16 @@ businesses:
     for (found, start) in found.iter().zip(starts) {
         assert!(found.starts_with(start), "{found}\n{start}");
     }
+    let shared = warnings(
+        "businesses:
+  a: { display_name: A, senders: ['1'], portfolio: p }
+  b: { display_name: B, senders: ['2'], portfolio: p, limits: { WHATSAPP: { messaging_limit: 10000 } } }
+  c: { display_name: C, senders: ['3'], portfolio: p }
+  d: { display_name: D, senders: ['4'], portfolio: q, limits: { WHATSAPP: null } }
+",
+    );
+    assert_eq!(shared.len(), 1, "{shared:?}");
+    assert!(shared[0].contains("businesses.b.limits.WHATSAPP.messaging_limit: businesses.a shares"));
     assert_eq!(warnings("businesses: {}").len(), 1);
     assert_eq!(warnings("businesses:").len(), 1);
 }
