@@ -37,7 +37,7 @@ pub(super) fn about(rules: &Rules, place: &Place, path: &str, report: &mut Repor
 }
 
 fn quiet_hours_miss_sms(rules: &Rules) -> bool {
-    !rules.quiet_hours.contains_key(&Category::Marketing)
+    rules.quiet_hours.get(&Category::Marketing).is_none_or(|hours| !hours.concern(Channel::Sms))
 }
 
 /// Reports businesses that share a portfolio's messaging limit and disagree on what it is.

@@ -7,8 +7,9 @@ use super::fault::{Place, Report};
 use super::node::{Entry, Node, Origin, Value, parse};
 use super::{Overrides, VARIABLE_PREFIX};
 
-/// Variables with the prefix that are no settings: the file's own path.
-const NO_SETTINGS: [&str; 1] = ["OPTGATE_CONFIG"];
+/// Variables with the prefix that are no settings: the file's own path, and the server that the
+/// client commands ask, which a shell may have set when it starts a server too.
+const NO_SETTINGS: [&str; 2] = ["OPTGATE_CONFIG", "OPTGATE_ADDRESS"];
 
 /// Lays every `OPTGATE_…` variable over `root`, in the order of their names, so that
 /// `OPTGATE_SERVER` comes before `OPTGATE_SERVER__LISTEN`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fault::{Report, quote};
 use super::read::{At, Section, listed};
-use crate::policy::quiet_hours::{QuietHours, QuietRule};
+use crate::policy::quiet_hours::{DAY_MIN, QuietHours, QuietRule};
 use crate::policy::types::{Category, Channel};
 
 /// The most rules of one category.
@@ -70,16 +70,13 @@ fn rule(at: &At<'_>, report: &mut Report) -> Option<QuietRule> {
         }
     }
     section.close(report);
-    let (from_min, to_min) = (from?, to?);
-    if from_min == to_min {
-        at.fault(
-            report,
-            "`from` and `to` are the same time",
-            "for whole days write from: \"00:00\", to: \"24:00\"; for none, remove the rule",
-        );
-        return None;
+    match QuietRule::new(on?, from?, to?, channels?) {
+        Ok(rule) => Some(rule),
+        Err(fault) => {
+            at.fault(report, fault.to_string(), "correct the times, or remove the rule");
+            None
+        }
     }
-    QuietRule::new(on?, from_min, to_min, channels?).ok()
 }
 
 /// Days such as `mon-fri`, `sat,sun` or a list of these.
@@ -130,7 +127,7 @@ fn minute(at: &At<'_>, report: &mut Report, is_end: bool) -> Option<u16> {
         }
         let (hours, minutes) = (hours.parse::<u16>().ok()?, minutes.parse::<u16>().ok()?);
         let total = hours * 60 + minutes;
-        (minutes < 60 && (total < 1_440 || is_end && total == 1_440)).then_some(total)
+        (minutes < 60 && (total < DAY_MIN || is_end && total == DAY_MIN)).then_some(total)
     });
     if minutes.is_none() {
         at.fault(

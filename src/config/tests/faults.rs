@@ -252,7 +252,7 @@ fn places_and_hours() {
             "7 defaults.quiet_hours.MARKETING[1].days: `mo-fr` names no days",
             "7 defaults.quiet_hours.MARKETING[1].from: `24:00` is not a time of day",
             "7 defaults.quiet_hours.MARKETING[1].to: `25:00` is not a time of day",
-            "8 defaults.quiet_hours.MARKETING[2]: `from` and `to` are the same time",
+            "8 defaults.quiet_hours.MARKETING[2]: a quiet window must not begin and end at the same time",
             "8 defaults.quiet_hours.MARKETING[2].channels: no channel is listed",
             "9 defaults.quiet_hours.MARKETING[3]: `to` is missing",
             "9 defaults.quiet_hours.MARKETING[3].upto: this key is not known",
@@ -362,6 +362,11 @@ businesses:
     opt_in_programs: [{ keywords: [JOIN], channel: SMS, topics: [offers], notice_text: Offers. }]
     quiet_hours: { MARKETING: [{ from: '21:00', to: '08:00', channels: [SMS] }] }
   c: { display_name: Sea }
+  d:
+    display_name: Dee
+    senders: ['4']
+    topics: { offers: MARKETING }
+    quiet_hours: { MARKETING: [{ from: '21:00', to: '08:00', channels: [VOICE] }] }
 ";
     let found = warnings(text);
     let starts = [
@@ -382,6 +387,7 @@ businesses:
         "test.yaml:17:15: businesses.b.senders[0]: `1` belongs to businesses.a too",
         "test.yaml:19:88: businesses.b.opt_in_programs[0].notice_text: the notice does not name `Bee`",
         "test.yaml:21:3: businesses.c.senders: no sender is listed",
+        "test.yaml:22:3: businesses.d.quiet_hours: marketing by SMS may reach people at night",
     ];
     assert_eq!(found.len(), starts.len(), "{found:#?}");
     for (found, start) in found.iter().zip(starts) {

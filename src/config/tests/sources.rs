@@ -155,6 +155,7 @@ fn variables_reach_every_level() {
         ("OPTGATE_BUSINESSES__ACME_AIR__DISPLAY_NAME", "Acme Airways"),
         ("OPTGATE_DECISION_LOG", ""),
         ("OPTGATE_CONFIG", "/etc/optgate.yaml"),
+        ("OPTGATE_ADDRESS", "127.0.0.1:1"),
     ];
     let config = load(EXAMPLE, &environment, Overrides::default()).config;
     let rules = config.rules.of("acme-air").unwrap();
@@ -284,6 +285,10 @@ fn the_version_follows_the_policy_and_nothing_else() {
     assert_eq!(config(&rewritten).rules.version, base);
     for (from, to) in [
         ("clock_margin: 5m", "clock_margin: 6m"),
+        (
+            "MARKETING: [{ days: mon-sun, from: \"21:00\", to: \"08:00\" }]\n",
+            "MARKETING: [{ days: mon-sun, from: \"21:30\", to: \"08:00\" }]\n",
+        ),
         ("offers: MARKETING", "offers: MARKETING\n      news: MARKETING"),
         ("languages: [en,", "languages: ["),
         ("acme-air:", "acme-rail:"),
@@ -332,4 +337,23 @@ fn a_file_is_read_from_disk_or_says_why_not() {
     assert!(lint(&file).is_usable());
     std::fs::write(&file, vec![b'#'; long + 1]).unwrap();
     assert!(lint(&file).faults[0].what.contains("longer than"));
+}
+
+#[test]
+fn quiet_hours_read_as_written() {
+    let config = config(
+        "defaults:
+  quiet_hours:
+    MARKETING:
+      - { days: fri-mon, from: '21:00', to: '08:00', channels: [SMS, VOICE] }
+      - { days: [wed, 'sat, sun'], from: '00:00', to: '24:00' }
+",
+    );
+    let rules = config.rules.defaults.quiet_hours[&Category::Marketing].rules();
+    assert_eq!(rules[0].days(), [true, false, false, false, true, true, true]);
+    assert_eq!((rules[0].from_min(), rules[0].to_min()), (21 * 60, 8 * 60));
+    assert_eq!(*rules[0].channels(), [Channel::Sms, Channel::Voice].into());
+    assert_eq!(rules[1].days(), [false, false, true, false, false, true, true]);
+    assert_eq!((rules[1].from_min(), rules[1].to_min()), (0, 1_440));
+    assert!(rules[1].channels().is_empty());
 }

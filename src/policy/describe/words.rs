@@ -1,6 +1,6 @@
 //! The field's words as people say them.
 
-use super::super::quiet_hours::QuietHours;
+use super::super::quiet_hours::{DAY_MIN, QuietHours};
 use super::super::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 use super::super::types::{Category, Channel, OptInMethod};
 
@@ -96,12 +96,38 @@ pub(super) fn span(ms: i64) -> String {
     format!("{} {unit}{}", figure(count), if count == 1 { "" } else { "s" })
 }
 
-pub(super) fn time_of_day(minute: u16) -> String {
-    format!("{:02}:{:02}", minute / 60, minute % 60)
+/// Each window of quiet hours, to follow "messages are not sent".
+pub(super) fn quiet_rules(hours: &QuietHours) -> impl Iterator<Item = String> {
+    hours.rules().iter().map(|rule| {
+        let days: Vec<String> = DAYS
+            .iter()
+            .zip(rule.days())
+            .filter(|(_, is_on)| *is_on)
+            .map(|(day, _)| (*day).to_owned())
+            .collect();
+        let days = if days.len() == DAYS.len() { "any day".to_owned() } else { joined(days, "and") };
+        let channels = joined(rule.channels().iter().map(|channel| by(*channel).to_owned()), "or");
+        let channels = if channels.is_empty() { "on any channel".to_owned() } else { channels };
+        format!("{}, on {days}, {channels}", window(rule.from_min(), rule.to_min()))
+    })
 }
 
-/// Each rule of quiet hours, to follow "messages are not sent".
-pub(super) fn quiet_rules(_hours: &QuietHours) -> Vec<String> {
-    let _ = time_of_day;
-    Vec::new()
+const DAYS: [&str; 7] = ["Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays"];
+
+fn window(from_min: u16, to_min: u16) -> String {
+    // A window that ends at midnight ends with its own day, which 24:00 says better than 00:00.
+    let to_min = if to_min == 0 { DAY_MIN } else { to_min };
+    let next = match to_min {
+        _ if to_min > from_min => "",
+        _ if to_min < DAY_MIN / 2 => " the next morning",
+        _ => " the next day",
+    };
+    if (from_min, to_min) == (0, DAY_MIN) {
+        return "at any hour".to_owned();
+    }
+    format!("from {} to {}{next}", time_of_day(from_min), time_of_day(to_min))
+}
+
+fn time_of_day(minute: u16) -> String {
+    format!("{:02}:{:02}", minute / 60, minute % 60)
 }
