@@ -3,6 +3,7 @@
 mod exhaustive;
 mod oracle;
 mod scenes;
+mod script;
 mod world;
 
 use proptest::collection::vec;

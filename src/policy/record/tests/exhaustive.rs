@@ -1,9 +1,8 @@
 //! The merge rule judged by the true order of acts, in every small world: all acts, in all orders, reported in all
 //! orders.
 
-use super::world::{
-    self, Act, Arrival, CLOCKS, Clocks, Grant, MARGIN_MS, Naming, Reach, Script, What, World,
-};
+use super::script::{self, Act, Arrival, CLOCKS, Grant, MARGIN_MS, Naming, Reach, Script, What};
+use super::world::{Clocks, World};
 use crate::policy::time::{DAY_MS, MINUTE_MS, SECOND_MS};
 use crate::policy::types::Channel;
 
@@ -84,7 +83,7 @@ fn judge_all(
     gaps_ms: &[i64],
     skews: &[usize],
 ) -> Tally {
-    let rules = world::rules();
+    let rules = script::rules();
     let mut tally = Tally::default();
     for letters_at in sequences(letters.len(), len) {
         let whats: Vec<What> = letters_at.iter().map(|&at| letters[at]).collect();
@@ -134,7 +133,7 @@ fn four_acts_at_two_nodes_that_hear_of_each_other_late() {
 #[test]
 fn three_acts_of_every_kind_with_clocks_apart() {
     let letters = [
-        STOP,
+        What::MisdatedStop(Reach::Whatsapp),
         STOP_MESSAGE,
         What::SignedStop(Reach::Everything),
         What::ImportedStop(Reach::Whatsapp),

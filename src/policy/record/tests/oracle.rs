@@ -4,9 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::world::{
-    self, Act, Arrival, CLOCKS, Clocks, Grant, MARGIN_MS, Naming, Reach, Script, What, World,
-};
+use super::script::{self, Act, Arrival, CLOCKS, Grant, MARGIN_MS, Naming, Reach, Script, What};
+use super::world::{Clocks, World};
 use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 use crate::policy::types::Channel;
 
@@ -31,7 +30,8 @@ fn what() -> impl Strategy<Value = What> {
     let channel = || select(vec![Channel::Whatsapp, Channel::Sms]);
     let naming = select(vec![Naming::Nothing, Naming::WhenActed, Naming::WhenReported]);
     prop_oneof![
-        3 => reach().prop_map(What::Stop),
+        2 => reach().prop_map(What::Stop),
+        1 => reach().prop_map(What::MisdatedStop),
         2 => reach().prop_map(What::SignedStop),
         3 => (channel(), any::<bool>()).prop_map(|(channel, signed)| What::StopMessage { channel, signed }),
         3 => channel().prop_map(What::Start),
@@ -91,7 +91,7 @@ fn script(skew_within_ms: i64) -> impl Strategy<Value = Script> {
 }
 
 fn judge(script: &Script, clocks: Clocks) -> Result<(), TestCaseError> {
-    let rules = world::rules();
+    let rules = script::rules();
     World::new(script, &rules, clocks).run().map_err(TestCaseError::fail)
 }
 

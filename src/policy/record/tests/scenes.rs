@@ -4,9 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::world::{
-    self, Act, Arrival, CLOCKS, Clocks, Grant, MARGIN_MS, Naming, Reach, Script, What, World,
-};
+use super::script::{self, Act, Arrival, CLOCKS, Grant, MARGIN_MS, Naming, Reach, Script, What};
+use super::world::{Clocks, World};
 use crate::policy::standing::Standing;
 use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 use crate::policy::types::Channel;
@@ -19,7 +18,7 @@ const NAMING: What = What::OptIn { grant: Grant::WhatsappOffers, naming: Naming:
 
 /// The acts, when each happens and when it is reported, at one node whose callers' clocks may be wrong.
 fn play(acts: &[(What, i64, i64)], skew_ms: [i64; CLOCKS], clocks: Clocks) -> Standing {
-    let rules = world::rules();
+    let rules = script::rules();
     let acts = acts
         .iter()
         .map(|&(what, at_ms, reported_ms)| {
@@ -110,7 +109,7 @@ fn an_opt_in_beats_what_it_names_and_what_is_long_past() {
 #[test]
 fn a_lagging_recorder_still_ends_the_opt_in_that_it_knows() {
     let lagging = [2 * HOUR_MS, 0, 0, 2 * HOUR_MS];
-    let rules = world::rules();
+    let rules = script::rules();
     let at = |node, delay_ms| vec![Arrival { node, delay_ms }];
     let script = Script {
         acts: vec![
@@ -142,7 +141,7 @@ proptest! {
         live in select(vec![STOP, OPT_IN, START]),
     ) {
         let answers = |rows: &[(What, i64)]| {
-            let rules = world::rules();
+            let rules = script::rules();
             let live_ms = 4 * DAY_MS - 2 * MINUTE_MS;
             let mut acts =
                 vec![Act { what: live, at_ms: live_ms, arrivals: vec![Arrival { node: 0, delay_ms: 0 }] }];

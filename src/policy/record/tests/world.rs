@@ -4,223 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::script::{
+    Act, CALLER, FIRST_NODE, MARGIN_MS, Naming, PROVIDER, Reach, SUBJECTS, Script, What, topic,
+};
 use crate::policy::event::{Change, ConsentEvent};
-use crate::policy::evidence::Evidence;
 use crate::policy::ids::{BusinessId, EventId, Identifier, OriginId, TopicId};
 use crate::policy::record::Record;
 use crate::policy::recorder::{self, Refusal, Source};
-use crate::policy::report::{InvalidateReport, OptInReport, OptOutReport, Report, RequestReport};
+use crate::policy::report::{InvalidateReport, Report, RequestReport};
 use crate::policy::rules::Rules;
 use crate::policy::standing::{self, Known, Relation, Standing, Subject};
-use crate::policy::time::{DAY_MS, MINUTE_MS, Timestamp};
-use crate::policy::types::{
-    Category, Channel, ConsentType, EvidenceGrade, InvalidateCause, OptInMethod, OptOutMethod,
-};
+use crate::policy::time::{DAY_MS, Timestamp};
+use crate::policy::types::{Channel, InvalidateCause};
 
-/// The most by which clocks may differ, itself excluded.
-pub(super) const MARGIN_MS: i64 = 5 * MINUTE_MS;
 /// The moment at which every script begins.
 const EPOCH_MS: i64 = 1_760_000_000_000;
 const PERSON: Identifier = Identifier([1; 32]);
-
-/// Whose clock is which in [`Script::skew_ms`].
-pub(super) const CLOCKS: usize = 4;
-const CALLER: usize = 0;
-const PROVIDER: usize = 1;
-const FIRST_NODE: usize = 2;
-
-/// What an opt-out reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    Everything,
-    Whatsapp,
-    WhatsappMarketing,
-    WhatsappOffers,
-    Sms,
-}
-
-/// What an opt-in reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Grant {
-    WhatsappOffers,
-    WhatsappMarketing,
-    OffersOnBoth,
-    WhatsappOffersAndDelivery,
-}
-
-/// When the caller looks up the opt-outs that the person acted after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Naming {
-    Nothing,
-    WhenActed,
-    WhenReported,
-}
-
-/// What the person does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// Opts out with the business, whose systems report it.
-    Stop(Reach),
-    /// Opts out with the platform, whose signature vouches for the time.
-    SignedStop(Reach),
-    /// Writes STOP; `signed` where it comes by webhook.
-    StopMessage { channel: Channel, signed: bool },
-    /// Writes START.
-    Start(Channel),
-    /// Opts in.
-    OptIn { grant: Grant, naming: Naming },
-    /// Asks, and is asked to confirm.
-    Request(Grant),
-    /// Confirms the latest question asked.
-    Confirm,
-    /// Turns out never to have agreed.
-    Void,
-    /// Opted out at another system, from which it is imported.
-    ImportedStop(Reach),
-    /// Opted in at another system, from which it is imported.
-    ImportedOptIn(Grant),
-}
-
-/// One report of an act.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
-    pub(super) node: usize,
-    /// After the act.
-    pub(super) delay_ms: i64,
-}
-
-/// One act, and what becomes of its reports.
-#[derive(Clone, Debug)]
-pub(super) struct Act {
-    pub(super) what: What,
-    /// Since the script's beginning.
-    pub(super) at_ms: i64,
-    /// In which order and to whom: the first, and its retries.
-    pub(super) arrivals: Vec<Arrival>,
-}
-
-/// Everything that happens.
-#[derive(Clone, Debug)]
-pub(super) struct Script {
-    pub(super) acts: Vec<Act>,
-    /// By how much each clock is wrong: the callers', the provider's, the nodes'.
-    pub(super) skew_ms: [i64; CLOCKS],
-    /// How long the n-th event takes to the other node.
-    pub(super) relay_ms: Vec<i64>,
-}
-
-const SUBJECTS: [(Channel, Category, Option<&str>); 4] = [
-    (Channel::Whatsapp, Category::Marketing, Some("offers")),
-    (Channel::Whatsapp, Category::Marketing, None),
-    (Channel::Sms, Category::Marketing, Some("offers")),
-    (Channel::Whatsapp, Category::Utility, Some("delivery")),
-];
-
-impl Reach {
-    /// Which of [`SUBJECTS`] it ends, spelt out: the world must not ask the code under test.
-    const fn touches(self) -> [bool; SUBJECTS.len()] {
-        match self {
-            Self::Everything => [true, true, true, true],
-            Self::Whatsapp => [true, true, false, true],
-            Self::WhatsappMarketing | Self::WhatsappOffers => [true, true, false, false],
-            Self::Sms => [false, false, true, false],
-        }
-    }
-
-    fn report(self, occurred: Timestamp) -> OptOutReport {
-        let (channels, topics, categories) = match self {
-            Self::Everything => (vec![], vec![], vec![]),
-            Self::Whatsapp => (vec![Channel::Whatsapp], vec![], vec![]),
-            Self::WhatsappMarketing => (vec![Channel::Whatsapp], vec![], vec![Category::Marketing]),
-            Self::WhatsappOffers => (vec![Channel::Whatsapp], vec![topic("offers")], vec![]),
-            Self::Sms => (vec![Channel::Sms], vec![], vec![]),
-        };
-        OptOutReport {
-            channels,
-            topics,
-            categories,
-            method: OptOutMethod::WebForm,
-            text: String::new(),
-            occurred: Some(occurred),
-        }
-    }
-}
-
-impl Grant {
-    /// Which of [`SUBJECTS`] it permits.
-    const fn permits(self) -> [bool; SUBJECTS.len()] {
-        match self {
-            Self::WhatsappOffers => [true, false, false, false],
-            Self::WhatsappMarketing => [true, true, false, false],
-            Self::OffersOnBoth => [true, false, true, false],
-            Self::WhatsappOffersAndDelivery => [true, false, false, true],
-        }
-    }
-
-    fn report(self, occurred: Timestamp, supersedes: Vec<EventId>) -> OptInReport {
-        let both = vec![Channel::Whatsapp, Channel::Sms];
-        let (channels, topics, categories) = match self {
-            Self::WhatsappOffers => (vec![Channel::Whatsapp], vec![topic("offers")], vec![]),
-            Self::WhatsappMarketing => (vec![Channel::Whatsapp], vec![], vec![Category::Marketing]),
-            Self::OffersOnBoth => (both, vec![topic("offers")], vec![]),
-            Self::WhatsappOffersAndDelivery => {
-                (vec![Channel::Whatsapp], vec![topic("offers"), topic("delivery")], vec![])
-            }
-        };
-        OptInReport {
-            channels,
-            topics,
-            categories,
-            method: Some(OptInMethod::PreferenceForm),
-            evidence: Evidence {
-                business_name: "Acme".into(),
-                message_types: vec!["offers".into()],
-                ..Evidence::default()
-            },
-            consent_type: ConsentType::Express,
-            supersedes,
-            occurred: Some(occurred),
-            expire: None,
-            confirms: None,
-        }
-    }
-}
-
-impl What {
-    /// Which subjects it ends.
-    const fn touches(self) -> [bool; SUBJECTS.len()] {
-        match self {
-            Self::Stop(reach) | Self::SignedStop(reach) | Self::ImportedStop(reach) => reach.touches(),
-            Self::StopMessage { channel: Channel::Whatsapp, .. } => Reach::Whatsapp.touches(),
-            Self::StopMessage { .. } => Reach::Sms.touches(),
-            Self::Void => Reach::Everything.touches(),
-            Self::Start(_)
-            | Self::OptIn { .. }
-            | Self::Request(_)
-            | Self::Confirm
-            | Self::ImportedOptIn(_) => [false; SUBJECTS.len()],
-        }
-    }
-
-    const fn ends_something(self) -> bool {
-        let touches = self.touches();
-        touches[0] || touches[1] || touches[2] || touches[3]
-    }
-}
-
-fn topic(text: &str) -> TopicId {
-    TopicId::new(text).unwrap()
-}
-
-pub(super) fn rules() -> Rules {
-    Rules {
-        business_id: Some(BusinessId::new("acme").unwrap()),
-        topics: [(topic("offers"), Category::Marketing), (topic("delivery"), Category::Utility)].into(),
-        evidence: EvidenceGrade::Basic,
-        clock_margin_ms: MARGIN_MS,
-        ..Rules::built_in()
-    }
-}
 
 /// An event, with what the world knows of it.
 #[derive(Clone, Debug)]
@@ -388,6 +187,7 @@ impl<'a> World<'a> {
         };
         let recorded = match what {
             What::Stop(reach) => record(Report::OptOut(reach.report(by_caller)), Source::Caller),
+            What::MisdatedStop(reach) => record(Report::OptOut(reach.report(Timestamp(0))), Source::Caller),
             What::SignedStop(reach) => record(Report::OptOut(reach.report(by_provider)), Source::Signed),
             What::ImportedStop(reach) => record(Report::OptOut(reach.report(by_caller)), Source::Import),
             What::StopMessage { channel, signed } => {
@@ -595,7 +395,7 @@ impl<'a> World<'a> {
     fn may_lose(&self, end: &Told, opt_in: EventId) -> bool {
         let act = &self.script.acts[end.act];
         let stated = match act.what {
-            What::Stop(_) | What::StopMessage { signed: false, .. } => None,
+            What::Stop(_) | What::MisdatedStop(_) | What::StopMessage { signed: false, .. } => None,
             What::SignedStop(_) | What::StopMessage { .. } => Some(self.at(PROVIDER, act.at_ms)),
             // Taken over by what another system states, or ended by what a caller states.
             What::ImportedStop(_) | What::Void => return true,
