@@ -57,7 +57,7 @@ use inner::Inner;
 use open::Surroundings;
 
 /// The longest note, in bytes.
-pub const NOTE_LEN_MAX: usize = 64 * 1024;
+pub const NOTE_LEN_MAX: usize = 8 * 1024 * 1024;
 
 /// The view's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,11 +221,12 @@ impl View {
         Ok((Self { inner, opened: opened.clone(), owner }, opened))
     }
 
-    /// Starts a rebuild from nothing: the caller feeds the whole ledger. Only right after opening, where
-    /// [`Opened::rebuild`] asks for it; until [`Rebuilder::finish`] the view does not answer.
+    /// Starts a rebuild from nothing: the caller feeds the whole ledger. Where [`Opened::rebuild`] asks for it, or when the view
+    /// proves wrong: it claims more of the ledger than there is, or differs from a peer's. Until
+    /// [`Rebuilder::finish`] the view does not answer; nothing may be applied meanwhile. Usage that was drained before is lost.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the disk or the store fails.
     pub fn rebuild(&self) -> Result<Rebuilder, ViewError> {
         Rebuilder::start(self.clone())
     }
@@ -316,10 +317,12 @@ impl View {
 
     /// Keeps a small entry of somebody else's state (limiters, recipients counted) in the view's folder: a SIGKILL loses at
     /// most the last second. Entries come back in order by [`View::restore_notes`]; one that is already part of a
-    /// checkpoint may come back as well, so taking one twice must not matter. At most [`NOTE_LEN_MAX`] bytes; a longer one
-    /// is left to the next checkpoint.
+    /// checkpoint may come back as well, so taking one twice must not matter. One longer than [`NOTE_LEN_MAX`] is left to the
+    /// next checkpoint, and said.
     pub fn note(&self, tag: u8, bytes: &[u8]) {
-        if bytes.len() <= NOTE_LEN_MAX && self.inner.notes.append(tag, &[bytes]) {
+        if bytes.len() > NOTE_LEN_MAX {
+            tracing::error!(len = bytes.len(), max = NOTE_LEN_MAX, "a note is too long to be kept before the next checkpoint");
+        } else if self.inner.notes.append(tag, &[bytes]) {
             self.inner.wake_thread();
         }
     }
@@ -384,12 +387,13 @@ impl View {
         if was == Phase::Rebuilding {
             return Ok(inner.store.close()?);
         }
-        let drained = if inner.look_for_space() { inner.sweep(Pace::Full) } else { Err(ViewError::Full) };
+        let drained = if inner.look_for_space() { inner.sweep(Pace::Full) } else { Ok(false) };
         // Whatever fails, the rest is still worth writing.
         let journals = inner.usage.sync().and(inner.write_checkpoint()).and(inner.notes.sync());
         let closed = inner.store.close();
         if !drained? {
-            return Err(ViewError::Full);
+            let fault = inner.fault.lock().clone();
+            return Err(fault.map_or(ViewError::Full, |fault| StoreError::Failed(fault).into()));
         }
         journals?;
         closed?;

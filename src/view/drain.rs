@@ -146,6 +146,7 @@ impl Inner {
         stored.position = covered;
         stored.save(&*self.store)?;
         self.note_stored(stored);
+        self.narrow_overlay();
         if let Err(err) = self.usage.remove_before(open) {
             // It is tried again after the next sweep; until then a start reads more than it needs to.
             tracing::warn!(fault = %err, "a drained journal could not be removed");

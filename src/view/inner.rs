@@ -98,6 +98,8 @@ pub struct Inner {
     pub summary: Mutex<Summary>,
     applied: AtomicU64,
     overlay_bytes: AtomicI64,
+    /// The bound of the overlay; higher than configured while what the journals gave back is not drained.
+    overlay_max: AtomicI64,
     phase: AtomicU8,
     health: AtomicU8,
     pub fault: Mutex<Option<String>>,
@@ -124,6 +126,7 @@ impl Inner {
         phase: Phase,
     ) -> Self {
         let cache_bytes = u64::from(config.record_cache_mib) * MIB / SHARDS as u64;
+        let overlay_max = (u64::from(config.overlay_max_mib) * MIB).cast_signed();
         let shards = meta.depths.iter().map(|depth| Mutex::new(Shard::new(*depth, cache_bytes))).collect();
         Self {
             config,
@@ -140,6 +143,7 @@ impl Inner {
             summary: Mutex::new(Summary::of(&meta)),
             stored: Mutex::new(meta),
             overlay_bytes: AtomicI64::new(0),
+            overlay_max: AtomicI64::new(overlay_max),
             phase: AtomicU8::new(phase as u8),
             health: AtomicU8::new(Health::Normal as u8),
             fault: Mutex::default(),
@@ -262,7 +266,19 @@ impl Inner {
     }
 
     fn overlay_max(&self) -> i64 {
-        (u64::from(self.config.overlay_max_mib) * MIB).cast_signed()
+        self.overlay_max.load(Ordering::Relaxed)
+    }
+
+    /// Leaves room beside what the journals gave back, which may be more than a running view would have let in.
+    pub fn widen_overlay(&self) {
+        let held = self.overlay_bytes.load(Ordering::Relaxed);
+        self.overlay_max.fetch_max(held + held / 4, Ordering::Relaxed);
+    }
+
+    /// The bound as configured, once everything that the journals gave back is drained.
+    pub fn narrow_overlay(&self) {
+        let max = u64::from(self.config.overlay_max_mib) * MIB;
+        self.overlay_max.store(max.cast_signed(), Ordering::Relaxed);
     }
 
     /// Bytes in the overlay.
@@ -310,6 +326,11 @@ impl Inner {
 
     pub fn advance(&self, next: Position) {
         self.applied.fetch_max(next.as_u64(), Ordering::AcqRel);
+    }
+
+    /// Nothing of the ledger is applied any more.
+    pub fn restart(&self) {
+        self.applied.store(Position::START.as_u64(), Ordering::Release);
     }
 
     pub fn applied(&self) -> Position {

@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -74,8 +74,7 @@ impl Journal {
         };
         for (generation, _) in known.into_iter().filter(|(at, _)| (from..until).contains(at)) {
             let path = path_of(&self.dir, self.prefix, generation);
-            let bytes = fs::read(&path).map_err(io_error("read", &path))?;
-            replay_file(&bytes, each);
+            File::open(&path).and_then(|file| replay_file(file, each)).map_err(io_error("read", &path))?;
         }
         Ok(())
     }
@@ -219,27 +218,47 @@ fn generations(dir: &Path, prefix: &str) -> Result<Vec<(u64, u64)>, ViewError> {
     Ok(found)
 }
 
-fn replay_file(bytes: &[u8], each: &mut dyn FnMut(u8, &[u8])) {
-    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return };
-    while let Some((content, after)) = frame(rest) {
-        let mut input = Reader::new(content);
+/// Hands out a file's entries, a frame in memory at a time.
+fn replay_file(file: File, each: &mut dyn FnMut(u8, &[u8])) -> io::Result<()> {
+    let mut file = BufReader::with_capacity(BUFFER_BYTES_FULL, file);
+    let mut magic = [0; MAGIC.len()];
+    if !fill(&mut file, &mut magic)? || &magic != MAGIC {
+        return Ok(());
+    }
+    let mut content = Vec::new();
+    while next_frame(&mut file, &mut content)? {
+        let mut input = Reader::new(&content);
         while let Ok(kind) = input.byte() {
             match input.count().and_then(|len| input.raw(len)) {
                 Ok(entry) => each(kind, entry),
-                Err(_) => return,
+                Err(_) => return Ok(()),
             }
         }
-        rest = after;
     }
+    Ok(())
 }
 
-/// The content of the first frame and what follows it; `None` at the end and at a torn or rotten one.
-fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = bytes.split_first_chunk()?;
-    let (crc, rest) = rest.split_first_chunk()?;
-    let len = usize::try_from(u32::from_le_bytes(*len)).ok().filter(|len| *len <= FRAME_BYTES_MAX)?;
-    let (content, rest) = rest.split_at_checked(len)?;
-    (crc32c::crc32c(content) == u32::from_le_bytes(*crc)).then_some((content, rest))
+/// Reads the next frame's content; `false` at the end and at a torn or rotten one.
+fn next_frame(file: &mut impl Read, content: &mut Vec<u8>) -> io::Result<bool> {
+    let mut head = [[0; 4]; 2];
+    if !fill(file, head.as_flattened_mut())? {
+        return Ok(false);
+    }
+    let [len, crc] = head.map(u32::from_le_bytes);
+    if len as usize > FRAME_BYTES_MAX {
+        return Ok(false);
+    }
+    content.resize(len as usize, 0);
+    Ok(fill(file, content)? && crc32c::crc32c(content) == crc)
+}
+
+/// Fills `bytes`; `false`: the file ends before.
+fn fill(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(bytes) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(err) => Err(err),
+    }
 }
 
 #[cfg(test)]

@@ -153,5 +153,7 @@ fn restore_usage(inner: &Inner) -> Result<(), ViewError> {
         {
             inner.restore_usage(&Identifier(*who), usage);
         }
-    })
+    })?;
+    inner.widen_overlay();
+    Ok(())
 }

@@ -10,10 +10,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::View;
-use super::bucket::{Parts, build, depth_for, key_of, shard_of};
+use super::bucket::{DEPTH_MIN, Parts, build, depth_for, key_of, shard_of};
 use super::bytes::{Damage, Reader, put_varint};
 use super::error::{ViewError, io_error};
+use super::folder::State;
 use super::inner::{Inner, Phase, SHARDS};
+use super::meta::Meta;
 use super::record::Person;
 use crate::ledger::Position;
 use crate::policy::event::{ConsentEvent, SenderEntry, TemplateEntry};
@@ -30,10 +32,18 @@ pub struct Rebuilder {
 
 impl Rebuilder {
     pub(super) fn start(view: View) -> Result<Self, ViewError> {
-        if view.inner.phase() == Phase::Closed {
-            return Err(ViewError::Closed);
+        let inner = &view.inner;
+        match inner.phase() {
+            Phase::Closed => return Err(ViewError::Closed),
+            Phase::Rebuilding => {}
+            Phase::Serving => {
+                // Whatever happens from here on, the next start does not believe what is left.
+                inner.folder.say(&State { built: false, ..view.state() })?;
+                inner.set_phase(Phase::Rebuilding);
+            }
         }
-        let spill = Spill::create(view.inner.folder.spill())?;
+        inner.empty()?;
+        let spill = Spill::create(inner.folder.spill())?;
         Ok(Self { view, spill })
     }
 
@@ -74,7 +84,7 @@ impl Rebuilder {
                 let (depth, persons) = self.spill.take(shard)?.load(inner)?;
                 stored.depths[shard] = depth;
                 stored.persons[shard] = persons;
-                inner.shards[shard].lock().forget_reads(depth);
+                inner.freed(inner.shards[shard].lock().forget_consent(depth));
                 progress(shard as u32 + 1, SHARDS as u32);
             }
             inner.registry.drain(&*inner.store)?;
@@ -87,6 +97,25 @@ impl Rebuilder {
         inner.folder.say(&self.view.state())?;
         inner.advance(next);
         inner.set_phase(Phase::Serving);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Empties the store and all that was read from it. Usage that the store does not have yet stays.
+    fn empty(&self) -> Result<(), ViewError> {
+        let mut stored = self.stored.lock();
+        let mut keys = Vec::new();
+        self.store.scan(&[], &mut |key, _| keys.push(key.to_vec()))?;
+        for key in keys {
+            self.store.remove(&key)?;
+        }
+        *stored = Meta::default();
+        self.registry.clear();
+        for shard in &self.shards {
+            self.freed(shard.lock().forget_consent(DEPTH_MIN));
+        }
+        self.restart();
         Ok(())
     }
 }

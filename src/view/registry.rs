@@ -80,6 +80,11 @@ impl Registry {
         Ok(damage?)
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.inner.write() = Inner::default();
+    }
+
     /// Takes an entry. The latest time wins; of two at the same moment the one whose bytes are greater, so that the
     /// order in which they come never matters.
     pub fn put_template(&self, entry: TemplateEntry) {

@@ -167,10 +167,18 @@ impl Shard {
         pending.bytes()
     }
 
-    /// Forgets what was read; the overlay stays.
-    pub fn forget_reads(&mut self, depth: u8) {
+    /// Forgets what was read and all consent: both are about to come anew, in buckets of this depth. Usage in the overlay
+    /// stays. Returns the bytes freed.
+    pub fn forget_consent(&mut self, depth: u8) -> u64 {
         self.cache.clear();
         self.depth = depth;
+        let held = |shard: &Self| shard.dirty.values().map(Dirty::bytes).sum::<u64>();
+        let before = held(self);
+        self.dirty.retain(|_, dirty| {
+            dirty.consent = None;
+            dirty.usage.is_some()
+        });
+        before - held(self)
     }
 }
 

@@ -13,6 +13,7 @@ fn view_contract(make: impl Fn() -> Place) {
     updates_of_many_threads_are_all_counted(make());
     the_overlay_is_bounded(make());
     a_full_disk_pauses(make());
+    a_restart_has_room_beside_what_the_journal_gave_back(make());
     registry_entries_survive(make());
     notes_come_back(make());
     a_closed_view_refuses(make());
@@ -135,6 +136,19 @@ fn a_rebuild_equals_incremental_application(make: &dyn Fn() -> Place) {
     let (view, opened) = place.open();
     assert_eq!(opened.replay_from, ledger.position(601));
     ledger.check(&view, 200, "rebuilt and reopened");
+    // It can be asked for at any time, and forgets what is not in the ledger.
+    let mut shorter = Ledger::default();
+    (0..50).for_each(|_| shorter.append(&mut dice, 200));
+    ledger.apply_from(&view, 600);
+    count(&view, &person(0)).unwrap();
+    let rebuilder = view.rebuild().unwrap();
+    assert!(matches!(view.get(&person(0)), Err(ViewError::Rebuilding)));
+    drop(rebuilder);
+    shorter.rebuild(&view);
+    shorter.check(&view, 200, "rebuilt from a shorter ledger");
+    assert_eq!((view.applied(), count_of(&view, &person(0))), (shorter.position(50), 1));
+    assert!(view.inner.sweep(Pace::Full).unwrap());
+    shorter.check(&view, 200, "and drained");
 }
 
 fn buckets_split_as_persons_come(place: Place) {
@@ -206,6 +220,21 @@ fn the_overlay_is_bounded(mut place: Place) {
     assert!(view.inner.sweep(Pace::Full).unwrap());
     assert_eq!(view.stats().overlay_bytes, 0);
     assert_eq!(count(&view, &person(held)).unwrap(), 1);
+}
+
+fn a_restart_has_room_beside_what_the_journal_gave_back(mut place: Place) {
+    place.config.overlay_max_mib = 2;
+    let view = place.serving(&Ledger::default());
+    let held = (0..).find(|n| count(&view, &person(*n)).is_err()).unwrap();
+    view.inner.tend(0);
+    drop(view);
+    place.config.overlay_max_mib = 1;
+    let (view, _) = place.open();
+    assert!(view.stats().overlay_bytes > MIB);
+    assert_eq!(count(&view, &person(held)).unwrap(), 1);
+    assert!(view.inner.sweep(Pace::Full).unwrap());
+    let fits = (held..).find(|n| count(&view, &person(*n)).is_err()).unwrap() - held;
+    assert!(fits < held / 2 + 10, "{fits} fit and {held} did");
 }
 
 fn a_full_disk_pauses(place: Place) {
