@@ -321,7 +321,11 @@ impl View {
     /// next checkpoint, and said.
     pub fn note(&self, tag: u8, bytes: &[u8]) {
         if bytes.len() > NOTE_LEN_MAX {
-            tracing::error!(len = bytes.len(), max = NOTE_LEN_MAX, "a note is too long to be kept before the next checkpoint");
+            tracing::error!(
+                len = bytes.len(),
+                max = NOTE_LEN_MAX,
+                "a note is too long to be kept before the next checkpoint"
+            );
         } else if self.inner.notes.append(tag, &[bytes]) {
             self.inner.wake_thread();
         }

@@ -53,10 +53,12 @@ impl Child {
             .stderr(output)
             .spawn()
             .map_err(io("start a server"))?;
-        let child = Self { process, uds };
+        let mut child = Self { process, uds };
         let begun = Instant::now();
         while !load::answers(&child.uds).await {
-            if begun.elapsed() > UP_WITHIN {
+            let ended = child.process.try_wait().is_ok_and(|status| status.is_some());
+            if ended || begun.elapsed() > UP_WITHIN {
+                eprintln!("{}", fs::read_to_string(&log).unwrap_or_default());
                 return Err(BenchError::NotUp(name, log));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -104,8 +106,8 @@ businesses:
     topics: { updates: UTILITY }
     templates:
       - { name: update, language: en_US, category: UTILITY, topic: updates, status: APPROVED }
-    frequency: { ANY: [{ max: 1000, per: 24h }] }
     limits:
+      frequency: { ANY: [{ max: 1000, per: 24h }] }
       WHATSAPP:
         sender: { per_second: 1000000, burst: 1000000 }
         pair: { every: 1ms, burst: 1000 }

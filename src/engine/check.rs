@@ -219,7 +219,7 @@ impl Inner {
         let mut links: Vec<Identifier> = Vec::new();
         let mut others: Others = people::others(&self.view, identity, &links)?;
         for _ in 0..LINK_RETRIES_MAX {
-            let judged = self.view.update(&identity.own, |person| {
+            let evaluate = |person: &mut Person| {
                 if person.record.links != links {
                     return (Err(person.record.links.clone()), Touched::Nothing);
                 }
@@ -243,7 +243,12 @@ impl Inner {
                 }
                 let touched = if consumes { Touched::Usage } else { Touched::Nothing };
                 (Ok(Judged { verdict, limits }), touched)
-            })?;
+            };
+            let judged = match request.mode {
+                Mode::Enforce => self.view.update(&identity.own, evaluate)?,
+                // It changes nothing, so it needs no lock and no room for changes.
+                Mode::Peek => evaluate(&mut self.view.get(&identity.own)?).0,
+            };
             match judged {
                 Ok(judged) => return Ok(judged),
                 Err(now_linked) => {

@@ -298,7 +298,7 @@ impl Inner {
         match outcome {
             Outcome::OptOut(named) => {
                 let mut changes = vec![opt_out(named, inbound, rules, known, at, now)];
-                changes.extend(release_hold(known, channel));
+                changes.extend(release_hold(known, channel, at));
                 Meaning {
                     changes,
                     answer: TextKind::answering(outcome),
@@ -315,7 +315,7 @@ impl Inner {
                 ..Meaning::of(InboundOutcome::Help)
             },
             Outcome::None { negated_stop } => Meaning {
-                changes: if *negated_stop { release_hold(known, channel) } else { Vec::new() },
+                changes: if *negated_stop { release_hold(known, channel, at) } else { Vec::new() },
                 ..Meaning::of(InboundOutcome::None)
             },
             Outcome::OptIn | Outcome::Confirm | Outcome::Program(_) if !listed => {
@@ -323,19 +323,19 @@ impl Inner {
             }
             Outcome::Confirm => {
                 let confirmed = self
-                    .asked(inbound, people)
+                    .asked(inbound, people, rules, at)
                     .and_then(|request| recorder::confirm(request, at, known, rules, now));
-                opted_in(confirmed.into_iter().map(Change::OptIn).collect(), known, channel)
+                opted_in(confirmed.into_iter().map(Change::OptIn).collect(), known, channel, at)
             }
             Outcome::OptIn => {
                 let asked = self
-                    .asked(inbound, people)
+                    .asked(inbound, people, rules, at)
                     .and_then(|request| recorder::confirm(request, at, known, rules, now));
                 let renewed = match asked {
                     Some(confirmed) => vec![confirmed],
                     None => recorder::renew(channel, at, known, rules, now),
                 };
-                opted_in(renewed.into_iter().map(Change::OptIn).collect(), known, channel)
+                opted_in(renewed.into_iter().map(Change::OptIn).collect(), known, channel, at)
             }
             Outcome::Program(word) => {
                 let Some(program) = program_of(*word, inbound, rules) else {
@@ -344,7 +344,7 @@ impl Inner {
                 let report = program_report(program, inbound, rules, at);
                 let changes = recorder::join_program(&report, channel, at, known, rules, now);
                 let pending = changes.iter().any(|change| matches!(change, Change::Request(_)));
-                let meaning = opted_in(changes, known, channel);
+                let meaning = opted_in(changes, known, channel, at);
                 Meaning {
                     evidence: report.evidence,
                     answer: if pending { None } else { meaning.answer },
@@ -355,11 +355,13 @@ impl Inner {
     }
 
     /// The question that this message answers: the one it quotes, else the last message allowed here.
-    fn asked(&self, inbound: &Inbound, people: &People) -> Option<EventId> {
+    fn asked(&self, inbound: &Inbound, people: &People, rules: &Rules, at: Timestamp) -> Option<EventId> {
         if !inbound.quoted.is_empty() {
             return people.own.usage.about_message(self.message_hash(&inbound.quoted));
         }
-        people.own.usage.last_allowed(inbound.channel)?.about
+        let last = people.own.usage.last_allowed(inbound.channel)?;
+        // A YES that was written before the question, and only arrived after it, answers something else.
+        last.about.filter(|_| at.plus_ms(rules.clock_margin_ms) >= last.time)
     }
 
     /// A keyed hash of a provider's message id.
@@ -371,22 +373,24 @@ impl Inner {
     }
 }
 
-fn opted_in(mut changes: Vec<Change>, known: &[Known<'_>], channel: Channel) -> Meaning {
+fn opted_in(mut changes: Vec<Change>, known: &[Known<'_>], channel: Channel, at: Timestamp) -> Meaning {
     if changes.is_empty() {
         return Meaning::of(InboundOutcome::None);
     }
-    changes.extend(release_hold(known, channel));
+    changes.extend(release_hold(known, channel, at));
     Meaning { changes, answer: Some(TextKind::OptIn), ..Meaning::of(InboundOutcome::OptIn) }
 }
 
 /// A clear reply ends the doubt that an earlier one left.
-fn release_hold(known: &[Known<'_>], channel: Channel) -> Vec<Change> {
+fn release_hold(known: &[Known<'_>], channel: Channel, at: Timestamp) -> Vec<Change> {
     let held = known
         .iter()
         .flat_map(|known| &known.record.holds)
         .filter(|(at, register)| *at == channel && register.suppresses)
         .map(|(_, register)| register.time)
-        .max();
+        .max()
+        // A message that was written before the doubtful one, and only arrived after it, clears up nothing.
+        .filter(|held| *held < at);
     held.map(|held| Change::Hold(Hold { channel, held: false, time: held.plus_ms(1) })).into_iter().collect()
 }
 
