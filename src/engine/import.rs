@@ -13,7 +13,7 @@ use crate::policy::report::Report;
 
 use super::codec;
 use super::error::EngineError;
-use super::people::{Identity, People};
+use super::people::Identity;
 use super::record::{RecordRequest, personal_of};
 use super::{Engine, Inner};
 
@@ -94,7 +94,12 @@ impl Inner {
         let identity = Identity::of(&self.key, business, &row.recipient);
         let subject = identity.own;
         let mark: Option<RequestMark> = self.request_mark(business, &row.request_id, row.content);
-        let people = People::read(&self.view, identity)?;
+        let (people, unreadable) = self.people_or_own(identity, out)?;
+        if let Some(error) = unreadable
+            && row.reports.iter().any(|report| !matches!(report, Report::OptOut(_)))
+        {
+            return Err(error);
+        }
         if let Some(mark) = mark {
             let taken = people.own.record.taken(mark.key);
             match taken {

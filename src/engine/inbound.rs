@@ -144,14 +144,20 @@ impl Inner {
         let identity = Identity::of(&self.key, business, first);
         let subjects = self.subjects(business, &identity, &inbound.identifiers[1..]);
         let _turn = self.stripes.lock(&subjects).await;
-        let people = People::read(&self.view, identity)?;
+        let reading = self.lexicon_read(inbound, &rules);
+        let opts_out = matches!(reading.0, Outcome::OptOut(_));
+        let (people, _) = self.people_or_own(identity, opts_out)?;
 
         let now = self.clock.now();
         let at = inbound.occurred.unwrap_or(now).min(now);
         let mark = self.request_mark(business, &format!("inbound\0{}", inbound.message_id), inbound.hash);
         let mark = mark.filter(|_| !inbound.message_id.is_empty());
-        let reading = self.lexicon_read(inbound, &rules);
-        if let Some(taken) = mark.and_then(|mark| people.own.record.taken(mark.key)) {
+        // Another message under an id that was used before is no repetition where it opts out.
+        let taken = mark.and_then(|mark| {
+            let taken = people.own.record.taken(mark.key)?;
+            (taken.request.content == mark.content || !opts_out).then_some(taken)
+        });
+        if let Some(taken) = taken {
             let answer = self.repeated(taken.event, &people, inbound, &reading.0, now);
             // The first delivery may have ended between its event and its window.
             let reopens = !matches!(answer.outcome, InboundOutcome::OptOut | InboundOutcome::Ambiguous);

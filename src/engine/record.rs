@@ -92,32 +92,33 @@ impl Inner {
         let identity = Identity::of(&self.key, business, &request.recipient);
         let subjects = self.subjects(business, &identity, &request.also);
         let _turn = self.stripes.lock(&subjects).await;
-        let people = People::read(&self.view, identity)?;
+        let (people, unreadable) = self.people_or_own(identity, has_out)?;
 
         let mark = self.request_mark(business, &request.request_id, request.content);
+        let mut used_for = None;
         if let Some(mark) = mark
             && let Some(taken) = people.own.record.taken(mark.key)
         {
             if taken.request.content == mark.content {
                 return Ok(self.answer(&request, &people, &rules, taken.event, true, Vec::new()));
             }
-            if !has_out {
-                return Err(EngineError::AlreadyExists(taken.event));
-            }
+            used_for = Some(taken.event);
         }
 
         let now = self.clock.now();
         let only_outs = request.reports.iter().all(|report| matches!(report, Report::OptOut(_)));
-        let recorded = if listed || only_outs {
-            recorder::record(&request.reports, &people.known(), request.source, &rules, now)
-                .map_err(EngineError::from)
-        } else {
-            Err(EngineError::UnknownBusiness)
+        let recorded = match (used_for, unreadable) {
+            _ if !(listed || only_outs) => Err(EngineError::UnknownBusiness),
+            (Some(event), _) if !only_outs => Err(EngineError::AlreadyExists(event)),
+            // Whatever else is asked for rests on records that could not be read.
+            (_, Some(error)) if !only_outs => Err(error),
+            _ => recorder::record(&request.reports, &people.known(), request.source, &rules, now)
+                .map_err(EngineError::from),
         };
         match recorded {
             Ok(recorded) => {
                 let event = self.append_recorded(&request, subjects, mark, recorded.clone()).await?;
-                let people = People::read(&self.view, people.identity)?;
+                let (people, _) = self.people_or_own(people.identity, has_out)?;
                 let warnings = recorded.warnings.into_iter().map(|text| FieldViolation::new("changes", text));
                 let answer = self.answer(&request, &people, &rules, event, false, warnings.collect());
                 if request.wants_replicated { Err(EngineError::NotReplicated(event)) } else { Ok(answer) }
@@ -139,6 +140,24 @@ impl Inner {
                 Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal) })
             }
             Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// A person's records. Where they cannot be read in full and an opt-out waits, what can be read of the record
+    /// addressed, and why there is no more: an opt-out is recorded all the same.
+    pub(super) fn people_or_own(
+        &self,
+        identity: Identity,
+        has_out: bool,
+    ) -> Result<(People, Option<EngineError>), EngineError> {
+        match People::read(&self.view, identity.clone()) {
+            Ok(people) => Ok((people, None)),
+            Err(error) if has_out => {
+                tracing::warn!(%error, "an opt-out is recorded without all that is known of the person");
+                let own = self.view.get(&identity.own).unwrap_or_default();
+                Ok((People { identity, own, others: Vec::new() }, Some(error)))
+            }
+            Err(error) => Err(error),
         }
     }
 

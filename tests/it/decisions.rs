@@ -164,6 +164,7 @@ const KNOWN_FAILURES: &[&str] = &[
     "an opt-in after STOP without supersedes",
     "an import row dated after a live STOP",
     "an opt-out with an unknown enum",
+    "an opt-out with an unknown topic",
     "an opt-out with a reused request_id",
     "an opt-out from an unlisted business",
     "an opt-out with 1 MiB of text",

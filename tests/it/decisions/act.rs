@@ -30,22 +30,28 @@ pub fn act(world: &mut World<'_>, text: &str) -> String {
         let import = p.has("imported");
         let also = p.after("also");
         let report = Report::OptIn(opt_in(world, p));
-        record(world, text, report, id, also, import)
+        record(world, text, vec![report], id, also, import)
     } else if p.begins("opt-out") {
         let id = p.after("id");
         let import = p.has("imported");
-        let report = Report::OptOut(opt_out(world, p));
-        record(world, text, report, id, None, import)
+        let with = p.after("together with an opt-in to");
+        let mut reports = vec![Report::OptOut(opt_out(world, p))];
+        reports.extend(
+            with.map(|topics| {
+                Report::OptIn(opt_in(world, &mut Phrase::new(&format!("{topics} on WHATSAPP"))))
+            }),
+        );
+        record(world, text, reports, id, None, import)
     } else if p.begins("asks to opt in to") {
         let via = p.after("via").map(|text| channel(&text));
         let expire = p.after("lapsing in").map(|text| world.now().plus_ms(span(&text)));
         let opt_in = opt_in(world, p);
-        record(world, text, Report::Request(RequestReport { via, opt_in, expire }), None, None, false)
+        record(world, text, vec![Report::Request(RequestReport { via, opt_in, expire })], None, None, false)
     } else if p.begins("confirms") {
         let mut report = opt_in(world, &mut Phrase::new("none"));
         report.confirms = world.request;
         report.occurred = Some(p.after("stated").map_or(world.now(), |at| world.moment(&at)));
-        record(world, text, Report::OptIn(report), None, None, false)
+        record(world, text, vec![Report::OptIn(report)], None, None, false)
     } else if let Some(cause) = p.after("invalidate") {
         let cause = InvalidateCause::from_word(&cause).expect("a cause");
         let occurred = p.after("stated").map(|at| world.moment(&at));
@@ -57,12 +63,12 @@ pub fn act(world: &mut World<'_>, text: &str) -> String {
             categories: out.categories,
             occurred,
         };
-        record(world, text, Report::Invalidate(report), None, None, false)
+        record(world, text, vec![Report::Invalidate(report)], None, None, false)
     } else if p.begins("release holds") {
-        record(world, text, Report::Release(ReleaseReport::Holds(Vec::new())), None, None, false)
+        record(world, text, vec![Report::Release(ReleaseReport::Holds(Vec::new()))], None, None, false)
     } else if p.begins("release sender") {
         let report = ReleaseReport::Preference(world.sender.clone(), Some(world.now()));
-        record(world, text, Report::Release(report), None, None, false)
+        record(world, text, vec![Report::Release(report)], None, None, false)
     } else if p.begins("says") {
         let said = InboundContent::Text(p.next().expect("a text"));
         inbound(world, p, said)
@@ -234,20 +240,21 @@ fn opt_out(world: &World<'_>, p: &mut Phrase) -> OptOutReport {
 fn record(
     world: &mut World<'_>,
     text: &str,
-    report: Report,
+    reports: Vec<Report>,
     id: Option<String>,
     also: Option<String>,
     import: bool,
 ) -> String {
+    let report = &reports[0];
     let out = matches!(report, Report::OptOut(_) | Report::Invalidate(_));
     let asks = matches!(report, Report::Request(_));
-    let first_channel = match &report {
+    let first_channel = match report {
         Report::OptIn(report) => report.channels.first().copied(),
         Report::Request(report) => report.opt_in.channels.first().copied(),
         Report::OptOut(report) => report.channels.first().copied(),
         Report::Invalidate(_) | Report::Release(_) => None,
     };
-    let confirmed = matches!(&report, Report::OptIn(report) if report.confirms.is_some());
+    let confirmed = matches!(report, Report::OptIn(report) if report.confirms.is_some());
     let hash =
         text.trim().bytes().fold(11_u64, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
     let request = RecordRequest {
@@ -256,7 +263,7 @@ fn record(
         also: also.iter().map(|text| world.address(text)).collect(),
         request_id: world.next_id(id),
         content: hash.to_le_bytes(),
-        reports: vec![report],
+        reports,
         actor: "service:tables".into(),
         wants_replicated: false,
         source: if import { Source::Import } else { Source::Caller },
@@ -305,6 +312,10 @@ fn inbound(world: &mut World<'_>, p: &mut Phrase, content: InboundContent) -> St
     }
     let occurred = p.after("stated").map_or(world.now(), |at| world.moment(&at));
     let given = p.after("id");
+    let mut hash = [0; 8];
+    if let InboundContent::Text(text) = &content {
+        text.bytes().take(8).enumerate().for_each(|(at, byte)| hash[at] = byte);
+    }
     let message = Inbound {
         business: world.business.clone(),
         sender: world.sender.clone(),
@@ -315,7 +326,7 @@ fn inbound(world: &mut World<'_>, p: &mut Phrase, content: InboundContent) -> St
         quoted,
         occurred: Some(occurred),
         language: "en".into(),
-        hash: [1; 8],
+        hash,
     };
     let engine = world.engine();
     match world.stage.runtime.block_on(engine.handle_inbound(message)) {
