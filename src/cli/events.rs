@@ -322,6 +322,15 @@ const IN_FIRST_LINE: [&str; 13] = [
     "event_id",
 ];
 
+/// A column's name for people.
+fn label(column: &str) -> String {
+    match column {
+        "beats_before_time" => "beats STOP before".into(),
+        "import_sha256" => "import file".into(),
+        column => column.strip_suffix("_time").unwrap_or(column).replace('_', " "),
+    }
+}
+
 /// An event as an entry of the audit trail: a first line, then everything it holds.
 #[must_use]
 pub fn entry(event: &v1::ConsentEvent) -> String {
@@ -340,7 +349,7 @@ pub fn entry(event: &v1::ConsentEvent) -> String {
     lines.row("event", text::some_event(event.event.as_ref()));
     for (column, cell) in COLUMNS.iter().zip(flat(event)) {
         if !IN_FIRST_LINE.contains(column) {
-            lines.row(&column.replace('_', " "), cell);
+            lines.row(label(column).as_str(), cell);
         }
     }
     if event.erased {

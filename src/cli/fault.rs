@@ -18,7 +18,7 @@ use crate::pb::v1;
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The server cannot be reached.
-    #[error("optgate cannot be reached at {server}: {why}")]
+    #[error("nobody answers at {server}: {why}")]
     Connect {
         /// Where it was looked for.
         server: String,
@@ -61,8 +61,8 @@ pub enum Fault {
     /// The ledger belongs to another key.
     #[error("the ledger was written with another key; name its own one with --key-file")]
     OtherKey,
-    /// The system gave no threads.
-    #[error("the system gives no threads: {0}")]
+    /// The system gave no threads or no signals.
+    #[error("the system refuses what every command needs: {0}")]
     Runtime(io::Error),
     /// The answer made no sense.
     #[error("the server's answer is not one of optgate's: {0}")]
@@ -109,6 +109,7 @@ impl Fault {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Connect { .. } => exit::UNAVAILABLE,
+            Self::Call(status) | Self::Write { status, .. } if is_broken(status) => exit::UNAVAILABLE,
             Self::Call(status) | Self::Write { status, .. } => match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Cancelled => {
                     exit::UNAVAILABLE
@@ -139,10 +140,24 @@ impl Fault {
         exit::with(self.exit_code())
     }
 
+    /// The first line. A refusal of fields repeats the first of them for clients that read no details; here each has a
+    /// line of its own.
+    fn headline(&self) -> String {
+        let told = self.to_string();
+        if self.status().is_some_and(is_broken) {
+            return format!("the connection to the server broke: {told}");
+        }
+        let has_lines = self.status().is_some_and(|status| !details_of(status).field_faults.is_empty());
+        match told.split_once(": `") {
+            Some((before, _)) if has_lines => before.to_owned(),
+            _ => told,
+        }
+    }
+
     /// The fault in words, with every remedy known.
     #[must_use]
     pub fn words(&self) -> String {
-        let mut out = format!("optgate: {}\n", text::clean(&self.to_string()));
+        let mut out = format!("optgate: {}\n", text::clean(&self.headline()));
         if let Self::Connect { .. } = self {
             out.push_str(
                 "  start it with `optgate serve`, or say where it is with --server or OPTGATE_ADDRESS\n",
@@ -187,7 +202,8 @@ impl Fault {
     /// The fault as one line of JSON.
     #[must_use]
     pub fn json(&self) -> String {
-        let mut members = vec![("message", quoted(&self.to_string()))];
+        let mut members =
+            vec![("message", quoted(&self.to_string())), ("exit_code", self.exit_code().to_string())];
         let later: &[v1::OptOutRef] = if let Self::LaterOptOuts(opt_outs) = self { opt_outs } else { &[] };
         let mut unsuperseded = later.to_vec();
         if let Some(status) = self.status() {
@@ -219,6 +235,11 @@ impl Fault {
             members.into_iter().map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
         format!("{{\"error\":{{{}}}}}", members.join(","))
     }
+}
+
+/// The connection broke: not an error that optgate answered.
+pub fn is_broken(status: &Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Internal) && details_of(status).reason.is_empty()
 }
 
 /// After these the write may stand although its answer is lost.
@@ -358,6 +379,7 @@ mod tests {
         ]));
         let fault = Fault::write(status, "r-1");
         let told = fault.words();
+        assert!(told.starts_with("optgate: 2 fields are invalid\n"), "{told}");
         assert!(told.contains("  --method: state how the person opted in\n"), "{told}");
         assert!(told.contains("  --notice-uri: give the notice\n"), "{told}");
         // Nothing was written, so there is nothing to repeat.
@@ -392,6 +414,15 @@ mod tests {
         assert!(told.contains("--request-id r-2") && told.contains("try again after 1s"), "{told}");
         assert_eq!(fault.exit_code(), exit::UNAVAILABLE);
         assert!(fault.json().contains("\"request_id\":\"r-2\""), "{}", fault.json());
+    }
+
+    #[test]
+    fn a_broken_connection_is_no_fault_of_optgate() {
+        let fault = Fault::write(Status::unknown("h2 protocol error"), "r-3");
+        assert_eq!(fault.exit_code(), exit::UNAVAILABLE);
+        assert!(fault.words().contains("broke") && fault.words().contains("--request-id r-3"));
+        assert_eq!(Fault::from(Status::from(ApiError::Internal)).exit_code(), exit::SOFTWARE);
+        assert!(fault.json().contains("\"exit_code\":69"), "{}", fault.json());
     }
 
     #[test]

@@ -126,9 +126,10 @@ impl Lines {
     pub fn row(&mut self, name: &str, value: impl AsRef<str>) -> &mut Self {
         let value = clean(value.as_ref());
         if !value.is_empty() {
-            let width = VALUE_COLUMN - 2;
+            // Two spaces before the name, at least one behind it.
+            let width = VALUE_COLUMN - 3;
             // Writing into a text cannot fail.
-            let _ = writeln!(self.0, "  {name:<width$}{value}");
+            let _ = writeln!(self.0, "  {name:<width$} {value}");
         }
         self
     }
@@ -201,6 +202,9 @@ mod tests {
         let mut lines = Lines::new();
         lines.row("text", "x\u{7}y").row("nothing", "");
         assert_eq!(lines.text(), "  text            x y\n");
+        let mut lines = Lines::new();
+        lines.row("a name as long as its column", "x");
+        assert_eq!(lines.text(), "  a name as long as its column x\n");
     }
 
     #[test]

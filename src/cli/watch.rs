@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Code, Status};
 
 use super::connect::{self, ServerFlags};
-use super::fault::Fault;
+use super::fault::{Fault, is_broken};
 use super::output::{Sink, note};
 use super::{exit, json, text};
 use crate::pb::v1;
@@ -54,10 +55,21 @@ pub async fn run(args: WatchArgs) -> Result<u8, Fault> {
     let mut watch = Watch { cursor: args.cursor.clone().unwrap_or_default(), sink: Sink::stdout(), args };
     tokio::select! {
         ended = watch.run() => ended,
-        _ = tokio::signal::ctrl_c() => Ok(0),
+        stopped = stop_signal() => stopped,
     }
     .inspect(|_| watch.tell_cursor())
     .inspect_err(|_| watch.tell_cursor())
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn stop_signal() -> Result<u8, Fault> {
+    let mut term = signal(SignalKind::terminate()).map_err(Fault::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Fault::Runtime)?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(0)
 }
 
 struct Watch {
@@ -129,14 +141,11 @@ impl Watch {
 /// Whether connecting again can help.
 fn is_passing(fault: &Fault) -> bool {
     match fault {
-        Fault::Call(status) => matches!(
-            status.code(),
-            Code::Unavailable
-                | Code::Cancelled
-                | Code::DeadlineExceeded
-                | Code::ResourceExhausted
-                | Code::Unknown
-        ),
+        Fault::Call(status) => {
+            let passes =
+                [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded, Code::ResourceExhausted];
+            is_broken(status) || passes.contains(&status.code())
+        }
         fault => fault.exit_code() == exit::UNAVAILABLE,
     }
 }
@@ -155,6 +164,8 @@ mod tests {
         let fault = |error: ApiError| Fault::from(Status::from(error));
         assert!(is_passing(&fault(ApiError::Stopping)));
         assert!(is_passing(&fault(ApiError::SlowReader)));
+        assert!(is_passing(&Fault::from(Status::unknown("h2 protocol error"))));
+        assert!(!is_passing(&fault(ApiError::Internal)));
         assert!(is_passing(&Fault::Connect { server: "x".into(), why: "refused".into() }));
         assert!(!is_passing(&fault(ApiError::UnknownCursor)));
         assert!(!is_passing(&fault(ApiError::field("cursor", "is none"))));

@@ -142,7 +142,7 @@ impl Results {
         }
         for v1::FieldViolation { field, description } in violations {
             let description = text::clean(description);
-            lines.push_str(&format!("row {row} (line {line}) refused: {field} {description}\n"));
+            lines.push_str(&format!("row {row} (line {line}) refused: {field}: {description}\n"));
         }
     }
 
@@ -151,7 +151,7 @@ impl Results {
             let told = serde_json::json!({ "warning": { "field": field, "description": description } });
             lines.push_str(&format!("{told}\n"));
         } else {
-            lines.push_str(&format!("warning: {} {}\n", text::clean(field), text::clean(description)));
+            lines.push_str(&format!("warning: {}: {}\n", text::clean(field), text::clean(description)));
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
         let results = Results::new(false, false, 0);
         let mut lines = String::new();
         results.tell_row(&mut lines, &error(17, "channels"), Some(18));
-        assert_eq!(lines, "row 17 (line 18) refused: channels is wrong\n");
+        assert_eq!(lines, "row 17 (line 18) refused: channels: is wrong\n");
         let results = Results::new(true, false, 0);
         let mut lines = String::new();
         results.tell_row(&mut lines, &error(17, "channels"), Some(18));

@@ -40,7 +40,9 @@ fn order(time: &Timestamp) -> (i64, i32) {
 /// The opt-outs to name: those in the opt-in's way whose time is not later than the opt-in's.
 ///
 /// # Errors
-/// Those that surely stand in its way and are later. Ones that perhaps do are left out: the server knows, and refuses.
+/// Those that stand in its way and are later. One that only perhaps does is left out, since the server knows and refuses;
+/// but naming an event also covers every earlier one of its origin, so where that would cover such a later opt-out, it
+/// counts as standing in the way.
 pub fn choose(
     opt_outs: Vec<v1::OptOutRef>,
     opt_in: &v1::OptIn,
@@ -48,17 +50,25 @@ pub fn choose(
 ) -> Result<Vec<v1::EventId>, Vec<v1::OptOutRef>> {
     // Without its time the opt-in is refused by the server, which names all that is missing.
     let Some(occurred) = occurred else { return Ok(Vec::new()) };
-    let mut named = Vec::new();
+    let mut named: Vec<v1::EventId> = Vec::new();
     let mut later = Vec::new();
+    let mut perhaps = Vec::new();
     for opt_out in opt_outs {
         let touch = touch(&opt_out, opt_in);
         let is_earlier = opt_out.time.as_ref().is_some_and(|time| order(time) <= order(occurred));
         match (touch, is_earlier) {
-            (Touch::No, _) | (Touch::Perhaps, false) => {}
+            (Touch::No, _) => {}
             (_, true) => named.extend(opt_out.event),
             (Touch::Surely, false) => later.push(opt_out),
+            (Touch::Perhaps, false) => perhaps.push(opt_out),
         }
     }
+    later.extend(perhaps.into_iter().filter(|opt_out| {
+        let covered = |out: &v1::EventId| {
+            named.iter().any(|name| name.origin == out.origin && name.sequence >= out.sequence)
+        };
+        opt_out.event.as_ref().is_none_or(covered)
+    }));
     if later.is_empty() { Ok(named) } else { Err(later) }
 }
 
@@ -116,6 +126,15 @@ mod tests {
     #[test]
     fn a_later_one_of_another_category_is_for_the_server_to_judge() {
         assert_eq!(chosen(vec![out(1, 101, &[], &[], &[Category::Utility])], 100), Ok(vec![]));
+    }
+
+    #[test]
+    fn naming_one_opt_out_never_covers_a_later_one() {
+        // As imports make them: a higher number with an earlier time.
+        let imported = out(9, 10, &[], &[], &[]);
+        let of_utility = |sequence| out(sequence, 101, &[], &[], &[Category::Utility]);
+        assert_eq!(chosen(vec![imported.clone(), of_utility(5)], 100), Err(vec![5]));
+        assert_eq!(chosen(vec![imported, of_utility(10)], 100), Ok(vec![9]));
     }
 
     #[test]
