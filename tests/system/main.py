@@ -1,0 +1,20 @@
+"""Runs the system tests, all or those whose names are given in part."""
+
+import sys
+
+import harness
+import story  # noqa: F401 - each module registers its tests
+import bad_input  # noqa: F401
+import import_file  # noqa: F401
+import faults  # noqa: F401
+import canaries  # noqa: F401
+import crash
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    if wanted[:1] == ["--crash"]:
+        sys.exit(crash.main(wanted[1:]))
+    if wanted == ["--list"]:
+        print("\n".join(t.__name__.removeprefix("test_") for t in harness.TESTS))
+        sys.exit(0)
+    sys.exit(harness.run(wanted))
