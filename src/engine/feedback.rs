@@ -16,6 +16,7 @@ use crate::view::Touched;
 use super::decision::Decision;
 use super::error::EngineError;
 use super::people::Identity;
+use super::registry::after;
 use super::token::Token;
 use super::{Engine, Inner};
 
@@ -238,17 +239,15 @@ impl Inner {
                 }
                 Lesson::SenderStopped => {
                     let Some(sender) = sender else { continue };
-                    let quality = self
-                        .view
-                        .sender(business, sender.as_str())
-                        .map_or(Quality::Unknown, |known| known.quality);
+                    let known = self.view.sender(business, sender.as_str());
+                    let quality = known.as_ref().map_or(Quality::Unknown, |known| known.quality);
                     let entry = SenderEntry {
                         business: about.business.clone(),
                         sender: sender.clone(),
                         quality,
                         status: SenderStatus::Banned,
                         status_until: None,
-                        time: now,
+                        time: after(now, known.map(|known| known.time)),
                     };
                     events.push(self.append_entry(LedgerEntry::Sender(entry), true).await?);
                 }
@@ -262,7 +261,7 @@ impl Inner {
                     let Some(known) = known else { continue };
                     let mut entry = (*known).clone();
                     entry.status = *status;
-                    entry.time = now;
+                    entry.time = after(now, Some(entry.time));
                     events.push(self.append_entry(LedgerEntry::Template(entry), true).await?);
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::ledger::Entry;
 use crate::policy::event::{LedgerEntry, SenderEntry, TemplateEntry};
 use crate::policy::ids::EventId;
+use crate::policy::time::Timestamp;
 
 use super::book::normal_language;
 use super::codec;
@@ -53,7 +54,7 @@ impl Engine {
             let why = format!("the business has {TEMPLATES_MAX} templates here already");
             return Err(EngineError::field("template.name", why));
         }
-        template.time = inner.clock.now();
+        template.time = after(inner.clock.now(), known.map(|known| known.time));
         let event = inner.append_entry(LedgerEntry::Template(template.clone()), false).await?;
         Ok((template, event))
     }
@@ -90,7 +91,7 @@ impl Engine {
             let why = format!("the business has {SENDERS_MAX} senders here already");
             return Err(EngineError::field("sender.sender_id", why));
         }
-        sender.time = inner.clock.now();
+        sender.time = after(inner.clock.now(), known.map(|known| known.time));
         let event = inner.append_entry(LedgerEntry::Sender(sender.clone()), false).await?;
         Ok((sender, event))
     }
@@ -100,6 +101,11 @@ impl Engine {
     pub fn senders(&self, business: &str) -> Vec<Arc<SenderEntry>> {
         self.inner.view.senders(business)
     }
+}
+
+/// `now`, or as soon after `known` as can be: what is set later must win although the clock stood still or went back.
+pub(super) fn after(now: Timestamp, known: Option<Timestamp>) -> Timestamp {
+    known.map_or(now, |known| now.max(known.plus_ms(1)))
 }
 
 impl Inner {
