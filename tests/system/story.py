@@ -349,7 +349,7 @@ def test_refs_of_what_cannot_be_read(scene):
     equal([len(ref.alias_refs) for ref in refs], [0, 0, 1], "how many other forms they have")
 
 
-@on_demand
+@test
 def test_cursor_of_another_store(scene):
     client = scene.server().start().client()
     record(client, ANNA, opt_in(), opt_out())
