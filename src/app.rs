@@ -392,6 +392,11 @@ impl admin::Host for Host {
         }
     }
 
+    fn ledger_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(self.config.data_dir.join(LEDGER_DIR)).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
     fn verify(&self) -> Result<ledger::verify::Report, EngineError> {
         let disk = RealDisk::read_only(&self.config.data_dir.join(LEDGER_DIR));
         ledger::verify::verify(&disk, Some(self.check))

@@ -18,7 +18,19 @@ pub fn run(flags: ServeFlags) -> ExitCode {
             return exit::with(exit::CONFIG);
         }
     };
-    let telemetry = match telemetry::Telemetry::start(&loaded.config.telemetry) {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("optgate: the system gives no threads: {error}");
+            return exit::with(exit::OS);
+        }
+    };
+    // The exporter of spans connects within the runtime.
+    let started = {
+        let _within = runtime.enter();
+        telemetry::Telemetry::start(&loaded.config.telemetry)
+    };
+    let telemetry = match started {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("optgate: {error}");
@@ -28,16 +40,9 @@ pub fn run(flags: ServeFlags) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("optgate: the system gives no threads: {error}");
-            return exit::with(exit::OS);
-        }
-    };
     let ended = runtime.block_on(app::run(sources, loaded.config, &telemetry));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     telemetry.stop();
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::address::{self, Address, AddressFault, AddressKind};
-use crate::limits::{Admission, Admitted, Denied, Mode as LimitMode, Receipt};
+use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode, Receipt};
 use crate::policy::check::{self, Content, Facts, Send, Verdict, Violation};
 use crate::policy::event::TemplateEntry;
 use crate::policy::ids::{EventId, Identifier, TopicId};
@@ -173,7 +173,7 @@ impl Inner {
 
         let context = Context::of(self, request, rules, book, address);
         let decision = self.serial();
-        let admit = |verdict: &Verdict, person: &mut Person| {
+        let admit = |verdict: &Verdict, log: &mut FrequencyLog| {
             let admission = Admission {
                 business: &request.business,
                 portfolio: rules.portfolio.as_deref(),
@@ -193,7 +193,7 @@ impl Inner {
                 mode: if request.mode == Mode::Enforce { LimitMode::Enforce } else { LimitMode::Peek },
             };
             let shadow = |reason: Reason| rules.shadows(reason, now);
-            self.limiter.try_admit(&admission, &mut person.frequency, &shadow, now)
+            self.limiter.try_admit(&admission, log, &shadow, now)
         };
         let judged = match self.judge(request, rules, &identity, &context, now, admit) {
             Ok(judged) => judged,
@@ -214,7 +214,7 @@ impl Inner {
         identity: &Identity,
         context: &Context,
         now: Timestamp,
-        admit: impl Fn(&Verdict, &mut Person) -> Result<Admitted, Denied>,
+        admit: impl Fn(&Verdict, &mut FrequencyLog) -> Result<Admitted, Denied>,
     ) -> Result<Judged, EngineError> {
         let mut links: Vec<Identifier> = Vec::new();
         let mut others: Others = people::others(&self.view, identity, &links)?;
@@ -228,10 +228,21 @@ impl Inner {
                 if !verdict.allows() {
                     return (Ok(Judged { verdict, limits: LimitAnswer::NotAsked }), Touched::Nothing);
                 }
-                let limits = match admit(&verdict, person) {
+                // Caps are the person's, over every identifier and written form.
+                let mut log = person.frequency.clone();
+                others.iter().for_each(|(_, _, other)| log.merge(&other.frequency));
+                let limits = match admit(&verdict, &mut log) {
                     Ok(admitted) => LimitAnswer::Admitted(admitted),
                     Err(denied) => LimitAnswer::Denied(denied),
                 };
+                if let LimitAnswer::Admitted(admitted) = &limits {
+                    let nonce = admitted.receipt.nonce;
+                    let mark = log.marks().iter().find(|mark| mark.nonce == nonce);
+                    if let Some(mark) = mark.filter(|_| admitted.receipt.marked && admitted.repeats.is_none())
+                    {
+                        person.frequency.push(*mark, &rules.frequency, now);
+                    }
+                }
                 let consumes = request.mode == Mode::Enforce
                     && matches!(&limits, LimitAnswer::Admitted(admitted) if admitted.repeats.is_none());
                 if consumes {

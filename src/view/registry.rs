@@ -11,7 +11,6 @@ use super::error::{StoreError, ViewError};
 use super::store::Store;
 use crate::policy::event::{SenderEntry, TemplateEntry};
 use crate::policy::ids::{BusinessId, SenderId, TopicId};
-use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Quality, SenderStatus, TemplateStatus};
 
 const VERSION: u8 = 1;
@@ -223,8 +222,8 @@ fn put_sender(entry: &SenderEntry) -> Vec<u8> {
     out.text(sender.as_str());
     out.byte(quality.code());
     out.byte(status.code());
-    // The end of time is no end.
-    out.time(status_until.unwrap_or(Timestamp::MAX));
+    out.byte(u8::from(status_until.is_some()));
+    out.time(status_until.unwrap_or_default());
     out.time(*time);
     out.finish()
 }
@@ -237,7 +236,10 @@ fn take_sender(bytes: &[u8]) -> Result<SenderEntry, Damage> {
         sender: SenderId::new(input.text()?).map_err(|_| Damage("sender"))?,
         quality: Quality::of(input.byte()?)?,
         status: SenderStatus::of(input.byte()?)?,
-        status_until: Some(input.time()?).filter(|until| *until < Timestamp::MAX),
+        status_until: match (input.byte()?, input.time()?) {
+            (0, _) => None,
+            (_, until) => Some(until),
+        },
         time: input.time()?,
     };
     input.end()?;

@@ -15,12 +15,14 @@ use crate::policy::time::Timestamp;
 use crate::readiness::Readiness;
 
 /// The most entries one page of templates or senders has.
-const PAGE_SIZE_MAX: usize = 1_000;
+const PAGE_SIZE_MAX: usize = 100;
 
 /// How the process is, beyond the engine.
 pub trait Host: Send + Sync + 'static {
     /// Why the last reload of the rules was refused; empty when it was not.
     fn rules_error(&self) -> String;
+    /// What the ledger's files take, in bytes.
+    fn ledger_bytes(&self) -> u64;
     /// Verifies the whole ledger. Blocking.
     ///
     /// # Errors
@@ -142,6 +144,7 @@ impl AdminService for Admin {
         let failed = matches!(health.state, ledger::State::Failed(_));
         let state = self.readiness.now();
         let origins = self.engine.ledger().vector();
+        let view = self.engine.view().stats();
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
@@ -152,14 +155,19 @@ impl AdminService for Admin {
             rules_error: self.host.rules_error(),
             ledger: Some(v1::LedgerStatus {
                 records: origins.iter().map(|(_, head)| head.sequence).sum(),
-                size_bytes: 0,
+                size_bytes: self.host.ledger_bytes(),
                 segments: self.engine.ledger().watch().borrow().segment(),
                 origins: origins.into_iter().map(|(origin, head)| origin_status(origin, head)).collect(),
                 last_sync_duration: None,
                 reserve_free_bytes: 0,
                 failed,
             }),
-            view: Some(v1::ViewStatus { records: 0, size_bytes: 0, behind_records: 0, rebuilding: false }),
+            view: Some(v1::ViewStatus {
+                records: view.persons,
+                size_bytes: view.store_bytes,
+                behind_records: u64::from(self.engine.is_behind()),
+                rebuilding: false,
+            }),
             disk_free_bytes: health.free_bytes.unwrap_or(0),
             disk_low: health.space_low,
             as_of: self.engine.as_of().to_string(),

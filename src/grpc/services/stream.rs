@@ -27,7 +27,7 @@ const RECORDS_PER_ANSWER_MAX: usize = 16_384;
 /// The version that starts every cursor.
 const CURSOR_VERSION: &str = "1-";
 /// The heartbeat where the caller names none, and its bounds.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
@@ -234,7 +234,11 @@ impl Watching {
                         return;
                     }
                 }
-                () = self.end.cancelled() => return,
+                () = self.end.cancelled() => {
+                    // Not an end in good order: the reader is to resume at its cursor, here or elsewhere.
+                    let _ = sender.send(Err(ApiError::Stopping.into())).await;
+                    return;
+                }
                 () = sender.closed() => return,
             }
         }
