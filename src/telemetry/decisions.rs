@@ -5,12 +5,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::Counter;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
 
 use super::metrics::Shared;
 use crate::config::{self, OnFull};
@@ -20,6 +20,8 @@ use crate::policy::types::Reason;
 
 /// How long a line may wait in memory before it is written to its file.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer looks for lines by itself. To wake it for each would cost a check more than all the rest.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a day's file is at most; then another of the same day follows.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -39,9 +41,61 @@ pub struct Decisions {
 }
 
 struct Log {
-    lines: Mutex<Option<SyncSender<Decided>>>,
+    waiting: Arc<Waiting>,
     slow: bool,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Lines on their way to the writer.
+struct Waiting {
+    lines: Mutex<Lines>,
+    /// Half of the room is taken, or the log is closing: the writer is to come now.
+    come: Condvar,
+    /// There is room again.
+    room: Condvar,
+    max: usize,
+}
+
+#[derive(Default)]
+struct Lines {
+    waiting: Vec<Decided>,
+    closed: bool,
+}
+
+impl Waiting {
+    /// Hands a line over; `false` where there is no room for it.
+    fn push(&self, decided: Decided, slow: bool) -> bool {
+        let mut lines = self.lines.lock();
+        while slow && lines.waiting.len() >= self.max && !lines.closed {
+            self.come.notify_one();
+            self.room.wait(&mut lines);
+        }
+        if lines.closed || lines.waiting.len() >= self.max {
+            return false;
+        }
+        lines.waiting.push(decided);
+        if lines.waiting.len() == self.max.div_ceil(2) {
+            self.come.notify_one();
+        }
+        true
+    }
+
+    /// Takes all lines that wait, into `taken`; `false` once the log is closed and empty.
+    fn take(&self, taken: &mut Vec<Decided>) -> bool {
+        let mut lines = self.lines.lock();
+        if !lines.closed && lines.waiting.len() < self.max.div_ceil(2) {
+            self.come.wait_for(&mut lines, LOOK_EVERY);
+        }
+        std::mem::swap(&mut lines.waiting, taken);
+        self.room.notify_all();
+        !(lines.closed && taken.is_empty())
+    }
+
+    fn close(&self) {
+        self.lines.lock().closed = true;
+        self.come.notify_all();
+        self.room.notify_all();
+    }
 }
 
 impl Decisions {
@@ -62,7 +116,7 @@ impl Decisions {
     /// Writes what waits and closes the log. Blocking.
     pub fn close(&self) {
         let Some(log) = &self.log else { return };
-        log.lines.lock().take();
+        log.waiting.close();
         let writer = log.writer.lock().take();
         if writer.is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the decision log's writer failed");
@@ -79,16 +133,18 @@ impl Log {
         let mut writer = Writer { dir: dir.clone(), keep_ms, open: None };
         // Opening a file now shows at the start what would otherwise show at the first decision.
         fs::metadata(&dir).map_err(failed)?;
-        let (sender, lines) = sync_channel(config.buffer as usize);
+        let waiting = Arc::new(Waiting {
+            lines: Mutex::default(),
+            come: Condvar::new(),
+            room: Condvar::new(),
+            max: (config.buffer as usize).max(1),
+        });
+        let lines = Arc::clone(&waiting);
         let thread = std::thread::Builder::new()
             .name("decision-log".into())
             .spawn(move || writer.run(&lines))
             .map_err(failed)?;
-        Ok(Self {
-            lines: Mutex::new(Some(sender)),
-            slow: config.on_full == OnFull::Slow,
-            writer: Mutex::new(Some(thread)),
-        })
+        Ok(Self { waiting, slow: config.on_full == OnFull::Slow, writer: Mutex::new(Some(thread)) })
     }
 }
 
@@ -99,12 +155,7 @@ impl DecisionSink for Decisions {
 
     fn decided(&self, decided: Decided) {
         let Some(log) = &self.log else { return };
-        let Some(sender) = log.lines.lock().clone() else { return };
-        let lost = if log.slow {
-            sender.send(decided).is_err()
-        } else {
-            matches!(sender.try_send(decided), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
-        };
+        let lost = !log.waiting.push(decided, log.slow);
         if lost {
             self.dropped.increment(1);
         }
@@ -128,25 +179,25 @@ struct Open {
 }
 
 impl Writer {
-    fn run(&mut self, lines: &Receiver<Decided>) {
+    fn run(&mut self, waiting: &Waiting) {
         let mut text = Vec::with_capacity(1024);
-        loop {
-            match lines.recv_timeout(FLUSH_EVERY) {
-                Ok(decided) => {
-                    text.clear();
-                    write_line(&decided, &mut text);
-                    if let Err(error) = self.write(&text, decided.time) {
-                        tracing::error!(%error, "a decision could not be logged");
-                        self.open = None;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.flush(),
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.flush();
-                    return;
+        let mut taken = Vec::new();
+        let mut flushed = Instant::now();
+        while waiting.take(&mut taken) {
+            for decided in taken.drain(..) {
+                text.clear();
+                write_line(&decided, &mut text);
+                if let Err(error) = self.write(&text, decided.time) {
+                    tracing::error!(%error, "a decision could not be logged");
+                    self.open = None;
                 }
             }
+            if flushed.elapsed() >= FLUSH_EVERY {
+                self.flush();
+                flushed = Instant::now();
+            }
         }
+        self.flush();
     }
 
     fn flush(&mut self) {
@@ -210,26 +261,114 @@ impl Writer {
 }
 
 /// One line of JSON. Field names are those of `CheckSendResponse`.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    business_id: &'a str,
+    sender_id: &'a str,
+    recipient_ref: Option<String>,
+    channel: Option<&'static str>,
+    category: Option<&'static str>,
+    decision: &'static str,
+    reasons: Vec<&'static str>,
+    shadowed: Vec<&'static str>,
+    basis: Vec<String>,
+    mode: &'static str,
+    degraded: bool,
+    rules_version: &'a str,
+    decision_id_end: &'a str,
+}
+
 fn write_line(decided: &Decided, out: &mut Vec<u8>) {
-    let reasons = |reasons: &[Reason]| reasons.iter().map(|reason| reason.word()).collect::<Vec<_>>();
-    let line = serde_json::json!({
-        "time": decided.time.to_string(),
-        "business_id": &*decided.business,
-        "sender_id": &*decided.sender,
-        "recipient_ref": decided.recipient.map(|recipient| recipient.to_string()),
-        "channel": decided.channel.map(|channel| channel.word()),
-        "category": decided.category.map(|category| category.word()),
-        "decision": if decided.reasons.is_empty() { "ALLOW" } else { "DENY" },
-        "reasons": reasons(&decided.reasons),
-        "shadowed": reasons(&decided.shadowed),
-        "basis": decided.basis.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "mode": if decided.peek { "PEEK" } else { "ENFORCE" },
-        "degraded": decided.degraded,
-        "rules_version": &*decided.rules_version,
-        "decision_id_end": decided.decision,
-    });
+    let words = |reasons: &[Reason]| reasons.iter().map(|reason| reason.word()).collect();
+    let line = Line {
+        time: decided.time.to_string(),
+        business_id: &decided.business,
+        sender_id: &decided.sender,
+        recipient_ref: decided.recipient.map(|recipient| recipient.to_string()),
+        channel: decided.channel.map(|channel| channel.word()),
+        category: decided.category.map(|category| category.word()),
+        decision: if decided.reasons.is_empty() { "ALLOW" } else { "DENY" },
+        reasons: words(&decided.reasons),
+        shadowed: words(&decided.shadowed),
+        basis: decided.basis.iter().map(ToString::to_string).collect(),
+        mode: if decided.peek { "PEEK" } else { "ENFORCE" },
+        degraded: decided.degraded,
+        rules_version: &decided.rules_version,
+        decision_id_end: &decided.decision,
+    };
     // Serialising plain values into memory cannot fail.
     if serde_json::to_writer(&mut *out, &line).is_ok() {
         out.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(number: i64) -> Decided {
+        Decided {
+            time: Timestamp(number),
+            business: "acme".into(),
+            sender: "1".into(),
+            recipient: None,
+            channel: None,
+            category: None,
+            reasons: vec![Reason::NoConsent],
+            shadowed: Vec::new(),
+            basis: Vec::new(),
+            peek: false,
+            degraded: false,
+            rules_version: "v".into(),
+            decision: "end".into(),
+        }
+    }
+
+    fn waiting(max: usize) -> Waiting {
+        Waiting { lines: Mutex::default(), come: Condvar::new(), room: Condvar::new(), max }
+    }
+
+    #[test]
+    fn one_line_more_than_fits_is_lost() {
+        let waiting = waiting(2);
+        assert!(waiting.push(decided(1), false));
+        assert!(waiting.push(decided(2), false));
+        assert!(!waiting.push(decided(3), false));
+        let mut taken = Vec::new();
+        assert!(waiting.take(&mut taken));
+        assert_eq!(taken.len(), 2);
+        assert!(waiting.push(decided(4), false));
+    }
+
+    #[test]
+    fn where_slowing_is_configured_a_full_log_waits_for_its_writer() {
+        let waiting = waiting(1);
+        let written = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let (mut taken, mut written) = (Vec::new(), 0);
+                while waiting.take(&mut taken) {
+                    written += taken.drain(..).count();
+                }
+                written
+            });
+            for number in 0..100 {
+                assert!(waiting.push(decided(number), true));
+            }
+            waiting.close();
+            writer.join().expect("the writer ends")
+        });
+        assert_eq!(written, 100);
+        assert!(!waiting.push(decided(1), true));
+    }
+
+    #[test]
+    fn lines_are_json_of_their_own() {
+        let mut text = Vec::new();
+        write_line(&decided(0), &mut text);
+        let line: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(line["decision"], "DENY");
+        assert_eq!(line["reasons"][0], "NO_CONSENT");
+        assert_eq!(text.last(), Some(&b'\n'));
     }
 }
