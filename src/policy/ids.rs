@@ -96,11 +96,17 @@ impl FromStr for Identifier {
     }
 }
 
+/// Writes at most 32 bytes at once: formatting digit by digit is a good part of a check's cost.
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    for byte in bytes {
-        write!(f, "{byte:02x}")?;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 64];
+    let pairs = text.chunks_exact_mut(2);
+    for (pair, byte) in pairs.zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
-    Ok(())
+    let written = text.get(..2 * bytes.len()).and_then(|text| std::str::from_utf8(text).ok());
+    f.write_str(written.unwrap_or_default())
 }
 
 fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {

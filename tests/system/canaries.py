@@ -99,7 +99,7 @@ def test_canaries(scene):
     search(scene, "telemetry: { log: trace }\n", [])
 
 
-@on_demand
+@test
 def test_canaries_in_spans(scene):
     collector = Collector()
     try:

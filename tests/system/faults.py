@@ -353,7 +353,7 @@ def test_stop_under_load(scene):
     expect(not lost, f"{len(lost)} of {len(acknowledged)} acknowledged events are lost")
 
 
-@on_demand
+@test
 def test_watch_ends_with_the_server(scene):
     server = scene.server().start()
     client = server.client()

@@ -331,14 +331,14 @@ def test_batches(scene):
     refusal.names("items[1].channel")
 
 
-@on_demand
+@test
 def test_export_of_all_businesses(scene):
     client = scene.server().start().client()
     wanted = [record(client, ANNA, opt_out(), business=name).events[0] for name in (BUSINESS, "another")]
     equal([event.event for event in exported(client)[0]], wanted, "the events of all businesses")
 
 
-@on_demand
+@test
 def test_refs_of_what_cannot_be_read(scene):
     client = scene.server().start().client()
     request = consent_service.GetRecipientRefsRequest(
