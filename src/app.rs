@@ -392,6 +392,10 @@ impl admin::Host for Host {
         }
     }
 
+    fn reserve_bytes(&self) -> u64 {
+        u64::from(self.config.ledger.opt_out_reserve_mib) << 20
+    }
+
     fn ledger_bytes(&self) -> u64 {
         let files = std::fs::read_dir(self.config.data_dir.join(LEDGER_DIR)).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()

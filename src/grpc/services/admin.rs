@@ -21,6 +21,8 @@ const PAGE_SIZE_MAX: usize = 100;
 pub trait Host: Send + Sync + 'static {
     /// Why the last reload of the rules was refused; empty when it was not.
     fn rules_error(&self) -> String;
+    /// The room kept for opt-outs on a full disk, in bytes.
+    fn reserve_bytes(&self) -> u64;
     /// What the ledger's files take, in bytes.
     fn ledger_bytes(&self) -> u64;
     /// Verifies the whole ledger. Blocking.
@@ -159,7 +161,7 @@ impl AdminService for Admin {
                 segments: self.engine.ledger().watch().borrow().segment(),
                 origins: origins.into_iter().map(|(origin, head)| origin_status(origin, head)).collect(),
                 last_sync_duration: None,
-                reserve_free_bytes: 0,
+                reserve_free_bytes: if health.reserve_ready { self.host.reserve_bytes() } else { 0 },
                 failed,
             }),
             view: Some(v1::ViewStatus {
