@@ -30,7 +30,23 @@ pub fn normalise(text: &str) -> String {
 }
 
 /// As [`normalise`], with [`CLAUSE`] instead of the space where a clause ends.
+///
+/// Decomposing can bring up what a pass would fold differently, so passes go on until one changes nothing.
 pub(super) fn fold(text: &str) -> String {
+    /// Far more than any text has needed; each pass is linear.
+    const PASSES_MAX: usize = 8;
+    let mut folded = fold_once(text);
+    for _ in 0..PASSES_MAX {
+        let again = fold_once(&folded);
+        if again == folded {
+            break;
+        }
+        folded = again;
+    }
+    folded
+}
+
+fn fold_once(text: &str) -> String {
     let mut words = String::with_capacity(text.len());
     let mut gap = Gap::None;
     let mut base = Base::None;
