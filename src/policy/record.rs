@@ -99,7 +99,9 @@ impl Record {
                     if out.imported { cell.imported_outs.add(mark) } else { cell.outs.add(mark) }
                 }
                 if let Some(until) = out.confirm_until {
-                    let channel = out.inbound.map(|(channel, _)| channel);
+                    // Where the person was: a confirmation elsewhere would be a message nobody asked for.
+                    let channel =
+                        out.inbound.map(|(channel, _)| channel).or_else(|| only_channel(out.scopes.iter()));
                     self.allow(allow(AboutKind::OptOutConfirmation, channel, until));
                 }
             }
