@@ -65,6 +65,22 @@ const MANY: Callers = Callers { connections: 4, per_connection: 32 };
 const ONE: Callers = Callers { connections: 1, per_connection: 1 };
 const RECORDERS: Callers = Callers { connections: 4, per_connection: 16 };
 
+/// Checks, and what they cost on both sides.
+async fn checks(
+    server: &Child,
+    callers: Callers,
+    target: Target,
+    span: Duration,
+) -> Result<Sample, BenchError> {
+    let spent = || (server.cpu().unwrap_or_default(), child::cpu_of("self").unwrap_or_default());
+    let before = spent();
+    let mut sample = load::checks(&server.uds, callers, target, span).await?;
+    let after = spent();
+    sample.server_cpu = after.0.saturating_sub(before.0);
+    sample.client_cpu = after.1.saturating_sub(before.1);
+    Ok(sample)
+}
+
 /// Runs everything and answers the figures.
 ///
 /// # Errors
@@ -103,10 +119,10 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
         let mut of_active = Series::default();
         let mut of_uniform = Series::default();
         for _ in 0..options.rounds {
-            of_empty.push(load::checks(&empty.uds, callers, active, span).await?);
-            of_active.push(load::checks(&gate.uds, callers, active, span).await?);
-            of_empty.push(load::checks(&empty.uds, callers, active, span).await?);
-            of_uniform.push(load::checks(&gate.uds, callers, uniform, span).await?);
+            of_empty.push(checks(&empty, callers, active, span).await?);
+            of_active.push(checks(&gate, callers, active, span).await?);
+            of_empty.push(checks(&empty, callers, active, span).await?);
+            of_uniform.push(checks(&gate, callers, uniform, span).await?);
         }
         note(&format!("{name}_empty"), summary(&of_empty));
         for (load, series) in [("active", of_active), ("uniform", of_uniform)] {

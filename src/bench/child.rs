@@ -83,6 +83,11 @@ impl Child {
         self.status("VmHWM:")
     }
 
+    /// The processor time it took so far.
+    pub fn cpu(&self) -> Option<Duration> {
+        cpu_of(&self.process.id().to_string())
+    }
+
     fn status(&self, field: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
         let line = status.lines().find(|line| line.starts_with(field))?;
@@ -95,6 +100,19 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The processor time that the process `who` took so far; `self` is this one.
+pub fn cpu_of(who: &str) -> Option<Duration> {
+    /// What the kernel counts in, on every Linux that Rust runs on.
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = fs::read_to_string(format!("/proc/{who}/stat")).ok()?;
+    // The name before may contain anything but ends with the last parenthesis; user and system time are the 14th and 15th field.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_millis((user + system) * 1_000 / TICKS_PER_SECOND))
 }
 
 /// Caps and the messaging limit are on, but so high that nearly every check is allowed.

@@ -44,6 +44,10 @@ pub struct Sample {
     pub took: Duration,
     /// Each call's time, in microseconds, sorted.
     pub latencies_us: Vec<u32>,
+    /// The processor time that the server took.
+    pub server_cpu: Duration,
+    /// The processor time that the callers took.
+    pub client_cpu: Duration,
 }
 
 impl Sample {

@@ -51,7 +51,13 @@ pub fn summary(series: &Series) -> Value {
         "p50_us": median(series.of(|sample| f64::from(sample.quantile_us(0.5)))),
         "p99_us": median(series.of(|sample| f64::from(sample.quantile_us(0.99)))),
         "allowed_part": round(allowed as f64 / calls.max(1) as f64, 4),
+        "server_cpu_us_per_call": round(median(series.of(|sample| per_call_us(sample, sample.server_cpu))), 1),
+        "client_cpu_us_per_call": round(median(series.of(|sample| per_call_us(sample, sample.client_cpu))), 1),
     })
+}
+
+fn per_call_us(sample: &Sample, spent: Duration) -> f64 {
+    spent.as_secs_f64() * 1e6 / sample.calls.max(1) as f64
 }
 
 /// Adds how `series` compares with `base`: more is better for throughput, less for times.
