@@ -125,6 +125,7 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     let host = Arc::new(Host { config: config.clone(), check: engine.key().check_value(), status });
     let routes = Routes::new()
         .send(send::Send::new(engine.clone()))
+        .checks_now(send::Send::new(engine.clone()))
         .consent(consent::Consent::new(engine.clone(), lifecycle.end_streams.clone()))
         .inbound(inbound::Inbound::new(engine.clone()))
         .admin(admin::Admin::new(engine.clone(), readiness.clone(), host, engine.run_name()))

@@ -1,8 +1,9 @@
 //! The gRPC entrance: what surrounds the services, and the services.
 //!
-//! Knows tonic and hyper; decides nothing. [`stack`] surrounds every call, [`routes`] leads it to its service, [`status`] is
-//! the one table of errors, [`server`] accepts connections and stops in good order.
+//! Knows tonic and h2; decides nothing. `connection` speaks HTTP/2, [`stack`] surrounds every call, [`routes`] leads it to its
+//! service, [`status`] is the one table of errors, [`server`] accepts connections and stops in good order.
 
+mod connection;
 pub mod convert;
 pub mod health;
 pub mod method;

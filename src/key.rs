@@ -19,7 +19,7 @@ mod seal;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
-use chacha20poly1305::ChaCha20Poly1305;
+use aes_gcm_siv::Aes256GcmSiv;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -41,8 +41,7 @@ type HmacSha256 = Hmac<Sha256>;
 pub struct ClusterKey {
     identifiers: HmacSha256,
     macs: HmacSha256,
-    nonces: HmacSha256,
-    cipher: ChaCha20Poly1305,
+    cipher: Aes256GcmSiv,
     check_value: [u8; 16],
     /// Makes two seals of the same text differ.
     seals: AtomicU64,
@@ -70,8 +69,7 @@ impl ClusterKey {
         Self {
             identifiers: keyed(&sub_key("identifier").0),
             macs: keyed(&sub_key("mac").0),
-            nonces: keyed(&sub_key("nonce").0),
-            cipher: ChaCha20Poly1305::new(&sub_key("seal").0.into()),
+            cipher: Aes256GcmSiv::new(&sub_key("seal").0.into()),
             check_value: first_16(&sub_key("check").0),
             seals: AtomicU64::new(first),
         }

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod decisions;
+mod line;
 pub mod metrics;
 
 use tracing_subscriber::layer::SubscriberExt;

@@ -8,14 +8,14 @@ use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode
 use crate::policy::check::{self, Content, Facts, Send, Verdict, Violation};
 use crate::policy::event::TemplateEntry;
 use crate::policy::ids::{EventId, Identifier, TopicId};
-use crate::policy::rules::{ChannelLimits, Rules};
+use crate::policy::rules::{ChannelLimits, FrequencyCap, Rules};
 use crate::policy::standing::Known;
 use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Channel, Quality, Reason};
 use crate::view::{Person, Touched};
 
 use super::book::{Book, normal_language};
-use super::decision::{Decided, Decision};
+use super::decision::{self, Decided, Sealing};
 use super::error::EngineError;
 use super::people::{self, Identity, Others};
 use super::token::Token;
@@ -135,6 +135,33 @@ struct Judged {
     limits: LimitAnswer,
 }
 
+/// Asks the limits about a person whose caps are counted over every identifier and written form; what the send consumed
+/// is marked on the record addressed only.
+fn limits_of(
+    person: &mut Person,
+    others: &Others,
+    caps: &[FrequencyCap],
+    now: Timestamp,
+    admit: impl FnOnce(&mut FrequencyLog) -> Result<Admitted, Denied>,
+) -> LimitAnswer {
+    if others.is_empty() {
+        return admit(&mut person.frequency).map_or_else(LimitAnswer::Denied, LimitAnswer::Admitted);
+    }
+    let mut log = person.frequency.clone();
+    others.iter().for_each(|(_, _, other)| log.merge(&other.frequency));
+    match admit(&mut log) {
+        Ok(admitted) => {
+            let nonce = admitted.receipt.nonce;
+            let mark = log.marks().iter().find(|mark| mark.nonce == nonce);
+            if let Some(mark) = mark.filter(|_| admitted.receipt.marked && admitted.repeats.is_none()) {
+                person.frequency.push(*mark, caps, now);
+            }
+            LimitAnswer::Admitted(admitted)
+        }
+        Err(denied) => LimitAnswer::Denied(denied),
+    }
+}
+
 enum LimitAnswer {
     NotAsked,
     Admitted(Admitted),
@@ -171,7 +198,7 @@ impl Inner {
             }));
         }
 
-        let context = Context::of(self, request, rules, book, address);
+        let context = Context::of(self, request, rules, book, address, &identity);
         let decision = self.serial();
         let admit = |verdict: &Verdict, log: &mut FrequencyLog| {
             let admission = Admission {
@@ -228,21 +255,7 @@ impl Inner {
                 if !verdict.allows() {
                     return (Ok(Judged { verdict, limits: LimitAnswer::NotAsked }), Touched::Nothing);
                 }
-                // Caps are the person's, over every identifier and written form.
-                let mut log = person.frequency.clone();
-                others.iter().for_each(|(_, _, other)| log.merge(&other.frequency));
-                let limits = match admit(&verdict, &mut log) {
-                    Ok(admitted) => LimitAnswer::Admitted(admitted),
-                    Err(denied) => LimitAnswer::Denied(denied),
-                };
-                if let LimitAnswer::Admitted(admitted) = &limits {
-                    let nonce = admitted.receipt.nonce;
-                    let mark = log.marks().iter().find(|mark| mark.nonce == nonce);
-                    if let Some(mark) = mark.filter(|_| admitted.receipt.marked && admitted.repeats.is_none())
-                    {
-                        person.frequency.push(*mark, &rules.frequency, now);
-                    }
-                }
+                let limits = limits_of(person, &others, &rules.frequency, now, |log| admit(&verdict, log));
                 let consumes = request.mode == Mode::Enforce
                     && matches!(&limits, LimitAnswer::Admitted(admitted) if admitted.repeats.is_none());
                 if consumes {
@@ -304,19 +317,21 @@ impl Inner {
                 violations.extend(denied.refusals.iter().map(explained));
             }
         }
-        let decision = Decision {
+        let sealing = Sealing {
             time: now,
-            business: request.business.clone(),
-            sender: request.sender.clone(),
+            business: &request.business,
+            sender: &request.sender,
             channel: request.channel,
             category: verdict.category,
             recipient: identity.own,
             portfolio_recipient: context.portfolio_recipient,
-            template: context.template_key.clone(),
+            template: context
+                .template_key
+                .as_ref()
+                .map(|(name, language)| (name.as_str(), language.as_str())),
             about: verdict.about.and(request.about),
             carries_instructions: verdict.carries_instructions,
-            consumed: admitted_now,
-            receipt,
+            receipt: admitted_now.then_some(&receipt),
         };
         let allows = violations.is_empty();
         let answer = CheckAnswer {
@@ -325,7 +340,7 @@ impl Inner {
             shadowed,
             now,
             owes_instructions: allows && verdict.owes_instructions,
-            decision_id: decision.seal(&self.key),
+            decision_id: sealing.seal(&self.key),
             category: Some(verdict.category),
             basis: verdict.basis,
             rules_version: Arc::clone(&book.all().version),
@@ -347,19 +362,19 @@ impl Inner {
         reason: Reason,
         detail: impl FnOnce() -> String,
     ) -> CheckAnswer {
-        let decision = Decision {
+        let recipient_or_none = recipient.unwrap_or(Identifier([0; 32]));
+        let sealing = Sealing {
             time: now,
-            business: request.business.clone(),
-            sender: request.sender.clone(),
+            business: &request.business,
+            sender: &request.sender,
             channel: request.channel,
             category: Category::Marketing,
-            recipient: recipient.unwrap_or(Identifier([0; 32])),
-            portfolio_recipient: [0; 16],
+            recipient: recipient_or_none,
+            portfolio_recipient: decision::of_business(&recipient_or_none),
             template: None,
             about: None,
             carries_instructions: false,
-            consumed: false,
-            receipt: Receipt::default(),
+            receipt: None,
         };
         let violation = Violation { reason, detail: request.explain.then(detail), retry_at: None };
         let answer = CheckAnswer {
@@ -368,7 +383,7 @@ impl Inner {
             retry_after_ms: None,
             now,
             owes_instructions: false,
-            decision_id: decision.seal(&self.key),
+            decision_id: sealing.seal(&self.key),
             category: None,
             basis: Vec::new(),
             rules_version: Arc::clone(&book.all().version),
@@ -381,29 +396,21 @@ impl Inner {
     }
 
     fn note(&self, request: &CheckRequest, answer: &CheckAnswer, recipient: Option<Identifier>) {
-        let reasons = |violations: &[Violation]| -> Vec<Reason> {
-            violations.iter().map(|violation| violation.reason).collect()
-        };
-        let shadowed = reasons(&answer.shadowed);
-        self.sink.count(answer.allows(), answer.violations.first().map(|first| first.reason), &shadowed);
-        if !self.sink.wants_lines() {
-            return;
-        }
         let id = &answer.decision_id;
-        self.sink.decided(Decided {
+        self.sink.decided(&Decided {
             time: answer.now,
-            business: request.business.as_str().into(),
-            sender: request.sender.as_str().into(),
+            business: &request.business,
+            sender: &request.sender,
             recipient,
             channel: Some(request.channel),
             category: answer.category,
-            reasons: reasons(&answer.violations),
-            shadowed,
-            basis: answer.basis.clone(),
+            violations: &answer.violations,
+            shadowed: &answer.shadowed,
+            basis: &answer.basis,
             peek: request.mode == Mode::Peek,
             degraded: answer.degraded,
-            rules_version: Arc::clone(&answer.rules_version),
-            decision: id[id.len().saturating_sub(DECISION_TAIL)..].to_owned(),
+            rules_version: &answer.rules_version,
+            decision: &id[id.len().saturating_sub(DECISION_TAIL)..],
         });
     }
 }
@@ -483,7 +490,14 @@ impl Zones {
 }
 
 impl Context {
-    fn of(inner: &Inner, request: &CheckRequest, rules: &Rules, book: &Book, address: &Address) -> Self {
+    fn of(
+        inner: &Inner,
+        request: &CheckRequest,
+        rules: &Rules,
+        book: &Book,
+        address: &Address,
+        identity: &Identity,
+    ) -> Self {
         let business = request.business.as_str();
         let template_key = match &request.content {
             RequestedContent::Template { name, language } => Some((name.clone(), normal_language(language))),
@@ -509,7 +523,7 @@ impl Context {
             region: if asks_region { address::region(address).map(|region| region.0) } else { None },
             zones: Zones::of(request, rules, address),
             limits,
-            portfolio_recipient: inner.portfolio_recipient(business, rules, address),
+            portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
             stale: request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token)),
         }
     }
@@ -552,9 +566,14 @@ impl Context {
 
 impl Inner {
     /// The person as every business of the portfolio knows them.
-    pub(super) fn portfolio_recipient(&self, business: &str, rules: &Rules, address: &Address) -> [u8; 16] {
-        let portfolio = rules.portfolio.as_deref().unwrap_or(business);
-        self.key.mac16("portfolio", &[portfolio.as_bytes(), address.as_str().as_bytes()])
+    fn portfolio_recipient(&self, rules: &Rules, address: &Address, own: &Identifier) -> [u8; 16] {
+        match rules.portfolio.as_deref() {
+            Some(portfolio) => {
+                self.key.mac16("portfolio", &[portfolio.as_bytes(), address.as_str().as_bytes()])
+            }
+            // A business that is alone needs no second name for the person.
+            None => decision::of_business(own),
+        }
     }
 
     /// The worst quality among the senders of `business`.

@@ -3,12 +3,15 @@
 use std::convert::Infallible;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
 
+use bytes::{Bytes, BytesMut};
+use tonic::Status;
+
+use super::connection::RequestBody;
 use super::method::Owner;
 use crate::pb::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::pb::v1::consent_service_server::{ConsentService, ConsentServiceServer};
@@ -26,25 +29,35 @@ type Answer = BoxFuture<Response<Body>, Infallible>;
 
 /// A service behind one virtual call; its future is boxed by the generated code already.
 trait Answers: Send + Sync {
-    fn answer(&self, request: Request<Incoming>) -> Answer;
+    fn answer(&self, request: Request<RequestBody>) -> Answer;
 }
 
 impl<S> Answers for S
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answer>
+    S: Service<Request<RequestBody>, Response = Response<Body>, Error = Infallible, Future = Answer>
         + Clone
         + Send
         + Sync,
 {
-    fn answer(&self, request: Request<Incoming>) -> Answer {
+    fn answer(&self, request: Request<RequestBody>) -> Answer {
         self.clone().call(request)
     }
+}
+
+/// Answers a message in microseconds, on the thread that has read it.
+pub trait AnswersNow: Send + Sync + 'static {
+    /// Appends the answer's message, with its head, to `out`.
+    ///
+    /// # Errors
+    /// What the caller is told instead; what `out` got is not sent.
+    fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<(), Status>;
 }
 
 /// The services of one listener. A service that was not added answers UNIMPLEMENTED.
 #[derive(Default)]
 pub struct Routes {
     own: [Option<Box<dyn Answers>>; Owner::COUNT],
+    checks: Option<Box<dyn AnswersNow>>,
     others: tonic::service::Routes,
 }
 
@@ -62,6 +75,17 @@ impl Routes {
             .accept_compressed(Gzip)
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
         self.with(Owner::Send, server)
+    }
+
+    /// Adds a way to answer `CheckSend` at once, where its message has arrived with its headers.
+    #[must_use]
+    pub fn checks_now(mut self, checks: impl AnswersNow) -> Self {
+        self.checks = Some(Box::new(checks));
+        self
+    }
+
+    pub(crate) fn checks(&self) -> Option<&dyn AnswersNow> {
+        self.checks.as_deref()
     }
 
     /// Adds ConsentService.
@@ -114,7 +138,7 @@ impl Routes {
         self
     }
 
-    pub(crate) fn call(&self, owner: Owner, request: Request<Incoming>) -> Answer {
+    pub(crate) fn call(&self, owner: Owner, request: Request<RequestBody>) -> Answer {
         match self.own.get(owner as usize) {
             Some(Some(service)) => service.answer(request),
             _ => Box::pin(self.others.clone().call(request)),

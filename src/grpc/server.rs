@@ -1,26 +1,19 @@
-//! HTTP/2 on the accepted connections, and the order of stopping.
+//! The listeners together, and the order of stopping.
 //!
-//! The server drives hyper itself instead of through tonic's transport, since that one can neither cap connections nor end
-//! a drain: a single call that hangs would keep the process for ever. It also spares each call a router, two boxes
-//! and a date header.
+//! The server accepts and drives connections itself instead of through tonic's transport, since that one can neither cap
+//! connections nor end a drain: a single call that hangs would keep the process for ever.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::connection::Http2;
 use super::routes::Routes;
 use super::stack::{Observer, Places, Stack};
-use crate::net::accept::{self, ConnectionObserver, Drained, Io, Protocol};
+use crate::net::accept::{self, ConnectionObserver, Drained};
 use crate::net::listen::Listener;
 use crate::readiness::{Obstacle, Readiness};
 
@@ -53,17 +46,6 @@ impl Default for Config {
         }
     }
 }
-
-/// Bytes that a client may send ahead on one stream: requests are small, and imports wait for their answers anyway.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// Bytes that a client may send ahead on all streams of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Metadata of one call: a trace context and a token, with room to spare.
-const HEADER_BYTES_MAX: u32 = 8 * 1024;
-/// Streams that a client opened and reset before they were accepted (CVE-2023-44487).
-const PENDING_RESETS_MAX: usize = 20;
-/// Streams that were reset since the client broke the protocol.
-const ERROR_RESETS_MAX: usize = 128;
 
 /// What a stop is made of, in its order.
 #[derive(Clone, Debug, Default)]
@@ -140,128 +122,3 @@ const STREAMS_END: Duration = Duration::from_secs(1);
 
 /// How long calls may take to notice that their connection is gone.
 const CALLS_END: Duration = Duration::from_secs(1);
-
-struct Http2<O> {
-    stack: Stack<O>,
-    config: Config,
-    tracker: TaskTracker,
-}
-
-/// Runs each call as a task that is counted, so that none outlives the server unseen.
-#[derive(Clone)]
-struct Tracked(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Tracked
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, call: F) {
-        self.0.spawn(call);
-    }
-}
-
-impl<O: Observer> Protocol for Http2<O> {
-    async fn serve(&self, io: impl Io, stop: CancellationToken) {
-        let greeted = Arc::new(AtomicBool::new(false));
-        let io = Greeting { io, left: HTTP2_PREFACE_BYTES, greeted: Arc::clone(&greeted) };
-        let mut builder = http2::Builder::new(Tracked(self.tracker.clone()));
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(self.config.streams_per_connection_max)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(HEADER_BYTES_MAX)
-            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-            .max_local_error_reset_streams(ERROR_RESETS_MAX)
-            .keep_alive_interval(self.config.keepalive_interval)
-            .keep_alive_timeout(self.config.keepalive_timeout)
-            .auto_date_header(false);
-        let connection = builder.serve_connection(TokioIo::new(io), self.stack.clone());
-        let mut connection = std::pin::pin!(connection);
-        let mut handshake = std::pin::pin!(tokio::time::sleep(self.config.handshake));
-        let (mut shaking, mut stopping) = (true, false);
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended with an error");
-                    }
-                    return;
-                }
-                () = &mut handshake, if shaking => {
-                    shaking = false;
-                    if !greeted.load(Ordering::Relaxed) {
-                        tracing::debug!("a connection never spoke HTTP/2");
-                        return;
-                    }
-                }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    if !greeted.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-        }
-    }
-}
-
-/// Bytes of the preface with which every HTTP/2 client begins.
-const HTTP2_PREFACE_BYTES: usize = 24;
-
-/// Notices whether the client has sent its preface: hyper waits for it without a limit, and a connection that says
-/// nothing would hold its place for ever.
-struct Greeting<T> {
-    io: T,
-    left: usize,
-    greeted: Arc<AtomicBool>,
-}
-
-impl<T: Io> AsyncRead for Greeting<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        if self.left > 0 {
-            self.left = self.left.saturating_sub(buffer.filled().len() - before);
-            if self.left == 0 {
-                self.greeted.store(true, Ordering::Relaxed);
-            }
-        }
-        polled
-    }
-}
-
-impl<T: Io> AsyncWrite for Greeting<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}

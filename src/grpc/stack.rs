@@ -1,6 +1,6 @@
 //! What surrounds every call: a place in its group or a refusal at once, a deadline, and an answer even to a panic.
 //!
-//! It is one service instead of a pile of layers, since it stands in the path of every check: it allocates nothing
+//! It is one piece instead of a pile of layers, since it stands in the path of every check: it allocates nothing
 //! for a call that is answered, takes two atomic steps for its place, and arms a timer only if the first poll leaves
 //! the call waiting.
 
@@ -20,8 +20,9 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Bytes};
 use tonic::{Code, Status};
 
-use super::method::{Group, Method, of_path};
-use super::routes::Routes;
+use super::connection::RequestBody;
+use super::method::{Group, Method};
+use super::routes::{AnswersNow, Routes};
 use super::status::ApiError;
 
 /// How many calls of each group run at once. What comes above is refused at once: a caller that waits in a queue
@@ -177,8 +178,34 @@ impl<O: Observer> Stack<O> {
         self.counters.0[group as usize].taken.load(Ordering::Relaxed)
     }
 
-    fn start(&self, request: Request<hyper::body::Incoming>) -> Call<O::Call> {
-        let method = of_path(request.uri().path());
+    /// Whether `method` is answered at once, by [`Stack::answer_now`].
+    pub(super) fn answers_now(&self, method: &Method) -> bool {
+        method.group == Group::Checks && self.routes.checks().is_some()
+    }
+
+    /// Answers a call of microseconds, with everything that surrounds a call but a timer, which would never ring.
+    pub(super) fn answer_now(
+        &self,
+        method: &'static Method,
+        headers: &HeaderMap,
+        work: impl FnOnce(&dyn AnswersNow) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let mut observed = self.observer.start(method, headers);
+        let answer = match (self.counters.take(method.group), self.routes.checks()) {
+            (Some(_place), Some(checks)) => {
+                // The panic hook has logged it; the caller must not see what it said.
+                let run = || catch_unwind(AssertUnwindSafe(|| work(checks)));
+                observed.run(run).unwrap_or_else(|_| Err(ApiError::Internal.into()))
+            }
+            (None, _) => Err(ApiError::Overloaded.into()),
+            (_, None) => Err(ApiError::Internal.into()),
+        };
+        observed.finish(answer.as_ref().map_or_else(Status::code, |()| Code::Ok));
+        answer
+    }
+
+    /// Starts any other call.
+    pub(super) fn call(&self, method: &'static Method, request: Request<RequestBody>) -> Call<O::Call> {
         let observed = Some(self.observer.start(method, request.headers()));
         let Some(place) = self.counters.take(method.group) else {
             let state = State::Refused(ApiError::Overloaded);
@@ -188,16 +215,6 @@ impl<O: Observer> Stack<O> {
         let cut = method.is_long().then(|| self.cut.clone());
         let answer = self.routes.call(method.owner, request);
         Call { state: State::Running(answer), observed, place: Some(place), time: None, limit, cut }
-    }
-}
-
-impl<O: Observer> hyper::service::Service<Request<hyper::body::Incoming>> for Stack<O> {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Call<O::Call>;
-
-    fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
-        self.start(request)
     }
 }
 
@@ -249,7 +266,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<C: Observed> Future for Call<C> {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Response<Body>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -280,12 +297,12 @@ impl<C: Observed> Future for Call<C> {
             observed.finish(code_of(response.headers()));
         }
         let place = this.place.take();
-        Poll::Ready(Ok(match this.cut.take() {
+        Poll::Ready(match this.cut.take() {
             Some(cut) if !response.body().is_end_stream() => {
                 response.map(|body| Body::new(LongBody::new(body, place, cut)))
             }
             _ => response,
-        }))
+        })
     }
 }
 
@@ -380,6 +397,7 @@ impl http_body::Body for LongBody {
 
 #[cfg(test)]
 mod tests {
+    use super::super::method::of_path;
     use super::*;
 
     fn headers(timeout: &'static str) -> HeaderMap {

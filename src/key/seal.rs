@@ -2,31 +2,30 @@
 //! nor forge it, and any node with the key opens it.
 //!
 //! ```text
-//! sealed = base64url(0x01 ‖ nonce (12) ‖ ChaCha20-Poly1305(text) ‖ tag (16)), without padding
-//! nonce  = first 12 bytes of HMAC-SHA256(sub-key("nonce"), count (8) ‖ field(label) ‖ text)
+//! sealed = base64url(0x02 ‖ count (8) ‖ AES-256-GCM-SIV(text) ‖ tag (16)), without padding
+//! nonce  = count, 4 zero bytes
 //! ```
 //!
-//! The nonce depends on the text, so that even a repeated count (a copied machine, no randomness at
-//! the start) never lets two texts share a nonce. The label is authenticated: what was sealed for one
+//! AES-GCM-SIV (RFC 8452) stays sound when a nonce is used twice: a repeated count (a copied machine, no randomness at
+//! the start) shows at most that two texts are equal. The label is authenticated: what was sealed for one
 //! purpose does not open for another.
 
 use std::sync::atomic::Ordering;
 
+use aes_gcm_siv::Aes256GcmSiv;
+use aes_gcm_siv::aead::{AeadInOut, Nonce};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chacha20poly1305::ChaCha20Poly1305;
-use chacha20poly1305::aead::{AeadInOut, Nonce};
-use hmac::Mac;
 
-use super::{ClusterKey, field};
+use super::ClusterKey;
 
 /// The longest sealed text that is opened, in bytes.
 pub const SEALED_LEN_MAX: usize = 1_024;
 
-const VERSION: u8 = 1;
-const NONCE_LEN: usize = 12;
+const VERSION: u8 = 2;
+const COUNT_LEN: usize = 8;
 const TAG_LEN: usize = 16;
-const HEAD_LEN: usize = 1 + NONCE_LEN;
+const HEAD_LEN: usize = 1 + COUNT_LEN;
 
 /// A text that this key did not seal for this purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,23 +36,15 @@ impl ClusterKey {
     /// Seals `text` for the purpose `label`.
     #[must_use]
     pub fn seal(&self, label: &str, text: &[u8]) -> String {
-        let count = self.seals.fetch_add(1, Ordering::Relaxed);
-        let mut mac = self.nonces.clone();
-        mac.update(&count.to_be_bytes());
-        field(&mut mac, label.as_bytes());
-        mac.update(text);
-        let digest = mac.finalize().into_bytes();
-
+        let count = self.seals.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let mut sealed = Vec::with_capacity(HEAD_LEN + text.len() + TAG_LEN);
         sealed.push(VERSION);
-        sealed.extend_from_slice(&digest[..NONCE_LEN]);
+        sealed.extend_from_slice(&count);
         sealed.extend_from_slice(text);
-        let mut nonce = Nonce::<ChaCha20Poly1305>::default();
-        nonce.copy_from_slice(&digest[..NONCE_LEN]);
         let body = (&mut sealed[HEAD_LEN..]).into();
-        match self.cipher.encrypt_inout_detached(&nonce, label.as_bytes(), body) {
+        match self.cipher.encrypt_inout_detached(&nonce_of(count), label.as_bytes(), body) {
             Ok(tag) => sealed.extend_from_slice(&tag),
-            // Only texts of 256 GiB and more are too long to seal; what opens nowhere is safe.
+            // Only texts of 64 GiB and more are too long to seal; what opens nowhere is safe.
             Err(_) => sealed.truncate(HEAD_LEN),
         }
         URL_SAFE_NO_PAD.encode(sealed)
@@ -69,15 +60,22 @@ impl ClusterKey {
             return Err(SealFault);
         }
         let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| SealFault)?;
-        let (&[VERSION, ref nonce @ ..], rest) = bytes.split_first_chunk::<HEAD_LEN>().ok_or(SealFault)?
+        let (&[VERSION, ref count @ ..], rest) = bytes.split_first_chunk::<HEAD_LEN>().ok_or(SealFault)?
         else {
             return Err(SealFault);
         };
-        let nonce = Nonce::<ChaCha20Poly1305>::try_from(&nonce[..]).map_err(|_| SealFault)?;
         let mut text = rest.to_vec();
-        self.cipher.decrypt_in_place(&nonce, label.as_bytes(), &mut text).map_err(|_| SealFault)?;
+        self.cipher
+            .decrypt_in_place(&nonce_of(*count), label.as_bytes(), &mut text)
+            .map_err(|_| SealFault)?;
         Ok(text)
     }
+}
+
+fn nonce_of(count: [u8; COUNT_LEN]) -> Nonce<Aes256GcmSiv> {
+    let mut nonce = Nonce::<Aes256GcmSiv>::default();
+    nonce[..COUNT_LEN].copy_from_slice(&count);
+    nonce
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::TelemetryError;
-use super::metrics::{CallMetrics, answered};
-use crate::grpc::method::{METHODS, Method};
+use super::metrics::CallMetrics;
+use crate::grpc::method::{METHODS, Method, OTHER};
 use crate::grpc::stack::{Observed, Observer};
 
 /// An exporter of spans to `endpoint`, over OTLP.
@@ -63,7 +63,11 @@ impl Calls {
     #[must_use]
     pub fn new(with_spans: bool) -> Self {
         Self {
-            metrics: METHODS.iter().map(|method| (method.path, CallMetrics::of(method))).collect(),
+            metrics: METHODS
+                .iter()
+                .chain([&OTHER])
+                .map(|method| (method.path, CallMetrics::of(method)))
+                .collect(),
             propagator: TraceContextPropagator::new(),
             with_spans,
         }
@@ -123,9 +127,8 @@ impl Watched {
         self.ended = true;
         self.span.record("rpc.grpc.status_code", code as i64);
         if let Some(metrics) = self.calls.0.metrics.get(self.method.path) {
-            metrics.end(self.begun.elapsed());
+            metrics.end(self.begun.elapsed(), code);
         }
-        answered(self.method, code);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The decision log: one JSON line a decision, with the person's keyed hash. Files rotate daily and are kept as
 //! long as configured; a full queue drops lines and counts them, or slows checks down, as configured.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,19 +11,21 @@ use std::time::{Duration, Instant};
 
 use metrics::Counter;
 use parking_lot::{Condvar, Mutex};
-use serde::Serialize;
 
+use super::line::write_line;
 use super::metrics::Shared;
 use crate::config::{self, OnFull};
 use crate::engine::decision::{Decided, DecisionSink};
+use crate::policy::check::Violation;
 use crate::policy::time::{DAY_MS, Timestamp};
-use crate::policy::types::Reason;
 
 /// How long a line may wait in memory before it is written to its file.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How often the writer looks for lines by itself. To wake it for each would cost a check more than all the rest.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What a day's file is at most; then another of the same day follows.
+/// What a batch's memory is at most once it was written.
+const BATCH_BYTES_KEPT: usize = 256 * 1024;
+/// Once a day's file has this, another of the same day follows.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Why the log does not start.
@@ -53,42 +56,77 @@ struct Waiting {
     come: Condvar,
     /// There is room again.
     room: Condvar,
+    /// How many lines may wait.
     max: usize,
 }
 
 #[derive(Default)]
 struct Lines {
-    waiting: Vec<Decided>,
+    waiting: Batch,
     closed: bool,
+}
+
+/// Lines one after the other: a check writes its own, which costs it less than to hand its parts to another thread.
+#[derive(Default)]
+struct Batch {
+    text: Vec<u8>,
+    count: usize,
+    /// Where the lines of a day begin: each day has files of its own.
+    days: Vec<(usize, i64)>,
+}
+
+impl Batch {
+    fn push(&mut self, line: &[u8], day: i64) {
+        if self.days.last().is_none_or(|(_, last)| *last != day) {
+            self.days.push((self.text.len(), day));
+        }
+        self.text.extend_from_slice(line);
+        self.count += 1;
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(BATCH_BYTES_KEPT);
+        self.days.clear();
+        self.count = 0;
+    }
+
+    /// The lines of each day.
+    fn by_day(&self) -> impl Iterator<Item = (i64, &[u8])> {
+        self.days.iter().enumerate().map(|(at, (from, day))| {
+            let to = self.days.get(at + 1).map_or(self.text.len(), |(next, _)| *next);
+            (*day, &self.text[*from..to])
+        })
+    }
 }
 
 impl Waiting {
     /// Hands a line over; `false` where there is no room for it.
-    fn push(&self, decided: Decided, slow: bool) -> bool {
+    fn push(&self, line: &[u8], day: i64, slow: bool) -> bool {
         let mut lines = self.lines.lock();
-        while slow && lines.waiting.len() >= self.max && !lines.closed {
+        while slow && lines.waiting.count >= self.max && !lines.closed {
             self.come.notify_one();
             self.room.wait(&mut lines);
         }
-        if lines.closed || lines.waiting.len() >= self.max {
+        if lines.closed || lines.waiting.count >= self.max {
             return false;
         }
-        lines.waiting.push(decided);
-        if lines.waiting.len() == self.max.div_ceil(2) {
+        lines.waiting.push(line, day);
+        if lines.waiting.count == self.max.div_ceil(2) {
             self.come.notify_one();
         }
         true
     }
 
     /// Takes all lines that wait, into `taken`; `false` once the log is closed and empty.
-    fn take(&self, taken: &mut Vec<Decided>) -> bool {
+    fn take(&self, taken: &mut Batch) -> bool {
         let mut lines = self.lines.lock();
-        if !lines.closed && lines.waiting.len() < self.max.div_ceil(2) {
+        if !lines.closed && lines.waiting.count < self.max.div_ceil(2) {
             self.come.wait_for(&mut lines, LOOK_EVERY);
         }
         std::mem::swap(&mut lines.waiting, taken);
         self.room.notify_all();
-        !(lines.closed && taken.is_empty())
+        !(lines.closed && taken.count == 0)
     }
 
     fn close(&self) {
@@ -149,21 +187,24 @@ impl Log {
 }
 
 impl DecisionSink for Decisions {
-    fn wants_lines(&self) -> bool {
-        self.log.is_some()
-    }
-
-    fn decided(&self, decided: Decided) {
+    fn decided(&self, decided: &Decided<'_>) {
+        let reasons = |violations: &'_ [Violation]| violations.first().map(|first| first.reason);
+        self.metrics.decision(reasons(decided.violations), decided.shadowed.iter().map(|rule| rule.reason));
         let Some(log) = &self.log else { return };
-        let lost = !log.waiting.push(decided, log.slow);
-        if lost {
+        let written = LINE.with_borrow_mut(|line| {
+            line.clear();
+            write_line(decided, line);
+            log.waiting.push(line, decided.time.0.div_euclid(DAY_MS), log.slow)
+        });
+        if !written {
             self.dropped.increment(1);
         }
     }
+}
 
-    fn count(&self, allowed: bool, reason: Option<Reason>, shadowed: &[Reason]) {
-        self.metrics.decision(allowed, reason, shadowed);
-    }
+thread_local! {
+    /// Where a thread writes its line before it hands it over.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Writer {
@@ -180,18 +221,16 @@ struct Open {
 
 impl Writer {
     fn run(&mut self, waiting: &Waiting) {
-        let mut text = Vec::with_capacity(1024);
-        let mut taken = Vec::new();
+        let mut taken = Batch::default();
         let mut flushed = Instant::now();
         while waiting.take(&mut taken) {
-            for decided in taken.drain(..) {
-                text.clear();
-                write_line(&decided, &mut text);
-                if let Err(error) = self.write(&text, decided.time) {
-                    tracing::error!(%error, "a decision could not be logged");
+            for (day, text) in taken.by_day() {
+                if let Err(error) = self.write(text, day) {
+                    tracing::error!(%error, "decisions could not be logged");
                     self.open = None;
                 }
             }
+            taken.clear();
             if flushed.elapsed() >= FLUSH_EVERY {
                 self.flush();
                 flushed = Instant::now();
@@ -208,8 +247,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, text: &[u8], at: Timestamp) -> std::io::Result<()> {
-        let day = at.0.div_euclid(DAY_MS);
+    fn write(&mut self, text: &[u8], day: i64) -> std::io::Result<()> {
         let full = self.open.as_ref().is_some_and(|open| open.day != day || open.bytes >= FILE_BYTES_MAX);
         if full && let Some(mut open) = self.open.take() {
             open.file.flush()?;
@@ -260,70 +298,9 @@ impl Writer {
     }
 }
 
-/// One line of JSON. Field names are those of `CheckSendResponse`.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    business_id: &'a str,
-    sender_id: &'a str,
-    recipient_ref: Option<String>,
-    channel: Option<&'static str>,
-    category: Option<&'static str>,
-    decision: &'static str,
-    reasons: Vec<&'static str>,
-    shadowed: Vec<&'static str>,
-    basis: Vec<String>,
-    mode: &'static str,
-    degraded: bool,
-    rules_version: &'a str,
-    decision_id_end: &'a str,
-}
-
-fn write_line(decided: &Decided, out: &mut Vec<u8>) {
-    let words = |reasons: &[Reason]| reasons.iter().map(|reason| reason.word()).collect();
-    let line = Line {
-        time: decided.time.to_string(),
-        business_id: &decided.business,
-        sender_id: &decided.sender,
-        recipient_ref: decided.recipient.map(|recipient| recipient.to_string()),
-        channel: decided.channel.map(|channel| channel.word()),
-        category: decided.category.map(|category| category.word()),
-        decision: if decided.reasons.is_empty() { "ALLOW" } else { "DENY" },
-        reasons: words(&decided.reasons),
-        shadowed: words(&decided.shadowed),
-        basis: decided.basis.iter().map(ToString::to_string).collect(),
-        mode: if decided.peek { "PEEK" } else { "ENFORCE" },
-        degraded: decided.degraded,
-        rules_version: &decided.rules_version,
-        decision_id_end: &decided.decision,
-    };
-    // Serialising plain values into memory cannot fail.
-    if serde_json::to_writer(&mut *out, &line).is_ok() {
-        out.push(b'\n');
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn decided(number: i64) -> Decided {
-        Decided {
-            time: Timestamp(number),
-            business: "acme".into(),
-            sender: "1".into(),
-            recipient: None,
-            channel: None,
-            category: None,
-            reasons: vec![Reason::NoConsent],
-            shadowed: Vec::new(),
-            basis: Vec::new(),
-            peek: false,
-            degraded: false,
-            rules_version: "v".into(),
-            decision: "end".into(),
-        }
-    }
 
     fn waiting(max: usize) -> Waiting {
         Waiting { lines: Mutex::default(), come: Condvar::new(), room: Condvar::new(), max }
@@ -332,13 +309,13 @@ mod tests {
     #[test]
     fn one_line_more_than_fits_is_lost() {
         let waiting = waiting(2);
-        assert!(waiting.push(decided(1), false));
-        assert!(waiting.push(decided(2), false));
-        assert!(!waiting.push(decided(3), false));
-        let mut taken = Vec::new();
+        assert!(waiting.push(b"1\n", 0, false));
+        assert!(waiting.push(b"2\n", 0, false));
+        assert!(!waiting.push(b"3\n", 0, false));
+        let mut taken = Batch::default();
         assert!(waiting.take(&mut taken));
-        assert_eq!(taken.len(), 2);
-        assert!(waiting.push(decided(4), false));
+        assert_eq!((taken.count, taken.text.as_slice()), (2, &b"1\n2\n"[..]));
+        assert!(waiting.push(b"4\n", 0, false));
     }
 
     #[test]
@@ -346,29 +323,32 @@ mod tests {
         let waiting = waiting(1);
         let written = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                let (mut taken, mut written) = (Vec::new(), 0);
+                let (mut taken, mut written) = (Batch::default(), 0);
                 while waiting.take(&mut taken) {
-                    written += taken.drain(..).count();
+                    written += taken.count;
+                    taken.clear();
                 }
                 written
             });
             for number in 0..100 {
-                assert!(waiting.push(decided(number), true));
+                assert!(waiting.push(&[number], 0, true));
             }
             waiting.close();
             writer.join().expect("the writer ends")
         });
         assert_eq!(written, 100);
-        assert!(!waiting.push(decided(1), true));
+        assert!(!waiting.push(b"1\n", 0, true));
     }
 
     #[test]
-    fn lines_are_json_of_their_own() {
-        let mut text = Vec::new();
-        write_line(&decided(0), &mut text);
-        let line: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-        assert_eq!(line["decision"], "DENY");
-        assert_eq!(line["reasons"][0], "NO_CONSENT");
-        assert_eq!(text.last(), Some(&b'\n'));
+    fn each_day_gets_its_own_lines() {
+        let mut batch = Batch::default();
+        for (line, day) in [(b"a", 1), (b"b", 1), (b"c", 2), (b"d", 1)] {
+            batch.push(line, day);
+        }
+        let days: Vec<_> = batch.by_day().collect();
+        assert_eq!(days, [(1, &b"ab"[..]), (2, b"c"), (1, b"d")]);
+        batch.clear();
+        assert_eq!((batch.count, batch.by_day().count()), (0, 0));
     }
 }

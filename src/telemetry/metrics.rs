@@ -58,14 +58,13 @@ impl Metrics {
     }
 
     /// Counts a decision.
-    pub fn decision(&self, allowed: bool, reason: Option<Reason>, shadowed: &[Reason]) {
+    pub fn decision(&self, reason: Option<Reason>, shadowed: impl Iterator<Item = Reason>) {
         match reason {
-            _ if allowed => self.allowed.increment(1),
+            None => self.allowed.increment(1),
             Some(reason) => self.denied[reason as usize].increment(1),
-            None => {}
         }
         for reason in shadowed {
-            self.shadowed[*reason as usize].increment(1);
+            self.shadowed[reason as usize].increment(1);
         }
     }
 
@@ -79,8 +78,11 @@ impl Metrics {
 
 /// One call in the metrics: its duration and code by method.
 pub struct CallMetrics {
+    method: &'static Method,
     latency: Histogram,
     running: Gauge,
+    /// Nearly every call ends like this; other codes are looked up when they come.
+    ok: Counter,
 }
 
 impl CallMetrics {
@@ -88,6 +90,8 @@ impl CallMetrics {
     #[must_use]
     pub fn of(method: &'static Method) -> Self {
         Self {
+            method,
+            ok: answered(method, Code::Ok),
             latency: metrics::histogram!("optgate_call_duration_seconds", "method" => method.name),
             running: metrics::gauge!("optgate_calls_running", "method" => method.name),
         }
@@ -98,16 +102,20 @@ impl CallMetrics {
         self.running.increment(1.0);
     }
 
-    /// A call ended after `took`.
-    pub fn end(&self, took: Duration) {
+    /// A call ended with `code` after `took`.
+    pub fn end(&self, took: Duration, code: Code) {
+        match code {
+            Code::Ok => self.ok.increment(1),
+            code => answered(self.method, code).increment(1),
+        }
         self.running.decrement(1.0);
         self.latency.record(took.as_secs_f64());
     }
 }
 
-/// Counts an answered call by its code.
-pub fn answered(method: &'static Method, code: Code) {
-    metrics::counter!("optgate_calls_total", "method" => method.name, "code" => code_word(code)).increment(1);
+/// The counter of calls to `method` that ended with `code`.
+fn answered(method: &'static Method, code: Code) -> Counter {
+    metrics::counter!("optgate_calls_total", "method" => method.name, "code" => code_word(code))
 }
 
 const fn code_word(code: Code) -> &'static str {

@@ -1,11 +1,15 @@
 //! `SendService`.
 
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::engine::Engine;
+use crate::grpc::connection::put_message;
 use crate::grpc::convert::check::{
     BATCH_ITEMS_MAX, check_request, check_response, report_response, send_report, with_defaults,
 };
+use crate::grpc::routes::AnswersNow;
 use crate::grpc::status::ApiError;
 use crate::pb::v1;
 use crate::pb::v1::send_service_server::SendService;
@@ -27,6 +31,13 @@ impl Send {
         let request = check_request(request, path)?;
         let answer = self.engine.check(&request)?;
         Ok(check_response(answer, || self.engine.instructions(&request.business)))
+    }
+}
+
+impl AnswersNow for Send {
+    fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<(), Status> {
+        let request = v1::CheckSendRequest::decode(message).map_err(|_| ApiError::Undecodable)?;
+        Ok(put_message(out, &self.check(request, "")?)?)
     }
 }
 
