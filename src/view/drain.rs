@@ -20,8 +20,9 @@ use crate::policy::ids::Identifier;
 
 /// How often the view's thread looks around without being asked.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks after which anything that waits is swept.
-const SWEEP_AFTER_TICKS: u32 = 16;
+/// Ticks after which anything that waits is swept: half a minute. Until then it is in the journal or the ledger; who is
+/// sent to again meanwhile is written once, and a quiet sidecar leaves the processor to its neighbours.
+const SWEEP_AFTER_TICKS: u32 = 120;
 /// Bytes of journal after which a sweep starts: they bound the time that a start needs to read them.
 const SWEEP_AFTER_JOURNAL_BYTES: u64 = 32 * 1024 * 1024;
 /// Bytes of notes after which a checkpoint is asked for.
