@@ -6,9 +6,12 @@
 //! invariants and the rules of recovery are drawn in `docs/ledger-format.md`.
 //!
 //! ```text
-//! append ─▶ queue ─▶ writer: encode, write, fdatasync ─▶ Applier ─▶ acks
-//!                                                 readers see it from here ─▶ iter_from, read_at, watch
+//! append ─┬▶ queue ─▶ writer: verify, encode, write, fdatasync ─▶ Applier ─▶ acks
+//!  relay ─┘                                       readers see it from here ─▶ iter_from, records_of, read_at, watch
 //! ```
+//!
+//! Records of other origins are [relayed](Ledger::relay) into it exactly as those origins hashed them and read back by
+//! sequence through [`Ledger::records_of`], so that ledgers can replicate to each other and for each other.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,13 +19,17 @@ use std::time::Duration;
 use crate::policy::ids::EventId;
 
 mod catalog;
+mod commit;
 pub mod disk;
 mod error;
 mod format;
 mod handle;
+mod index;
 mod log;
+mod queue;
 mod read;
 mod recover;
+mod relay;
 mod reserve;
 mod scan;
 mod shared;
@@ -33,8 +40,9 @@ pub mod verify;
 mod writer;
 
 pub use error::{AppendError, EraseError, OpenError, ReadError};
-pub use handle::{Ack, Ledger, exists};
-pub use read::{Reader, Records};
+pub use handle::{Ack, Ledger, RelayAck, exists};
+pub use read::{Reader, Records, RecordsOf};
+pub use relay::{RelayError, RelayFault, Relayed, RelayedBlob, RelayedParts, Relaying};
 
 /// The longest payload, in bytes.
 pub const PAYLOAD_LEN_MAX: usize = 256 * 1024;
@@ -46,6 +54,10 @@ pub const QUEUE_LEN_MAX: usize = 8_192;
 pub const PRIORITY_QUEUE_LEN_MAX: usize = 8_192;
 /// How many bytes of ordinary entries may wait for the writer; as many again of priority entries.
 pub const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many relayed records may wait for the writer; as many again of priority ones.
+pub const RELAY_QUEUE_LEN_MAX: usize = 8_192;
+/// How many bytes of relayed records may wait for the writer; as many again of priority ones.
+pub const RELAY_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How many bytes one group commit may have; a record always fits.
 pub const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How many entries one group commit may have.
@@ -174,7 +186,11 @@ pub struct Appended {
 pub struct Committed {
     /// Its id and place.
     pub appended: Appended,
-    /// What was appended.
+    /// This store numbered it; else it is another origin's, or one that an earlier run of this store lost.
+    pub own: bool,
+    /// Its chain hash.
+    pub hash: [u8; 32],
+    /// What was appended. Of a relayed record without its blob if that had been erased.
     pub entry: Entry,
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Damage, Position};
+use crate::policy::ids::OriginId;
 
 /// Why a ledger could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,18 @@ pub enum ReadError {
     /// No durable record starts there.
     #[error("no record at position {0}")]
     NotFound(Position),
+    /// Records of an origin cannot be found any more, though later ones are here.
+    #[error(
+        "events {from} to {to} of origin {origin} cannot be read here; restore them from a backup or a peer"
+    )]
+    Lost {
+        /// The origin.
+        origin: OriginId,
+        /// First sequence lost.
+        from: u64,
+        /// Last sequence lost.
+        to: u64,
+    },
     /// The disk failed.
     #[error("cannot read segment {segment} of the ledger: {source}")]
     Io {

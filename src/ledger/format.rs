@@ -1,12 +1,15 @@
 //! The bytes on disk, as `docs/ledger-format.md` draws them. Pure: nothing here touches a file.
 
+mod chained;
 mod footer;
 mod record;
 
+pub(crate) use chained::{Chained, ChainedFault};
 pub(crate) use footer::{Contents, FOOTER_TRAILER_LEN, Footer};
 pub(crate) use record::{
-    BLOB_ERASED, BLOB_ERASING, Before, BlobView, NewBlob, NewRecord, RECORD_PREFIX_LEN, RecordView,
-    blob_place, encode_record, record_len, record_len_at, reseal,
+    BLOB_ERASED, BLOB_ERASING, Before, BlobPart, BlobView, NewBlob, NewRecord, RECORD_PREFIX_LEN, RecordView,
+    RelayedRecord, blob_hash, blob_place, chain_hash, encode_record, encode_relayed, record_len,
+    record_len_at, relayed_len, reseal,
 };
 
 /// The format version this program reads and writes.

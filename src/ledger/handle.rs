@@ -10,13 +10,17 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::catalog::{LOCK, io_error, segment_number};
+use super::commit::Incoming;
 use super::disk::Disk;
 use super::log::{Sizes, space_low};
+use super::queue::{Answer, Exchange};
+use super::relay::Checked;
 use super::shared::Shared;
-use super::writer::{Exchange, run};
+use super::writer::run;
 use super::{
     AppendError, Appended, Applier, BLOB_LEN_MAX, Config, Entry, EraseError, Head, Health, OpenError, Opened,
-    PAYLOAD_LEN_MAX, Position, ReadError, Reader, Record, Records, State, recover,
+    PAYLOAD_LEN_MAX, Position, ReadError, Reader, Record, Records, RecordsOf, RelayError, Relayed, Relaying,
+    State, recover,
 };
 use crate::policy::ids::OriginId;
 
@@ -84,8 +88,35 @@ impl Ledger {
         check_len("payload", entry.payload.len(), PAYLOAD_LEN_MAX)?;
         check_len("blob", entry.blob.as_ref().map_or(0, Vec::len), BLOB_LEN_MAX)?;
         let (answer, ack) = oneshot::channel();
-        self.exchange.append(entry, answer)?;
+        self.exchange.append(Incoming::Own(entry), Answer::Own(answer))?;
         Ok(Ack(ack))
+    }
+
+    /// Hands a record of another origin to the writer, or one that an earlier run of this store lost. It is verified against what is held
+    /// of its origin, written as the same bytes its origin hashed, and the answer comes when it is durable and applied. It is never
+    /// written as this store's own: nothing that is appended here is chained to it.
+    ///
+    /// The records of one origin are written in the order in which they are handed over. `priority` ones go before ordinary ones of
+    /// other origins and may use the reserve, as opt-outs do; one whose origin has ordinary ones waiting queues behind these, so that the
+    /// caller best decides for an origin as a whole. They have queues of their own: [`RELAY_QUEUE_LEN_MAX`](super::RELAY_QUEUE_LEN_MAX).
+    ///
+    /// # Errors
+    /// At once: [`AppendError::Busy`], [`AppendError::Failed`], [`AppendError::Closed`]. Through the [`RelayAck`]: [`RelayError`].
+    pub fn relay(&self, record: Relayed, priority: bool) -> Result<RelayAck, AppendError> {
+        let (answer, ack) = oneshot::channel();
+        match Checked::new(record, priority) {
+            Ok(checked) => {
+                self.exchange.append(Incoming::Relayed(Box::new(checked)), Answer::Relayed(answer))?;
+            }
+            // There is nothing to wait for.
+            Err(fault) => Answer::Relayed(answer).give(Err(fault.into())),
+        }
+        Ok(Ack(ack))
+    }
+
+    /// The durable records of `origin` from `sequence` on, in order, in bounded memory; each as it is when it is asked for.
+    pub fn records_of(&self, origin: OriginId, sequence: u64) -> RecordsOf {
+        self.reader().records_of(origin, sequence)
     }
 
     /// Appends and waits, for callers that are not async.
@@ -124,7 +155,7 @@ impl Ledger {
         self.reader().read_at(position)
     }
 
-    /// The last durable record of every origin.
+    /// The last durable record of every origin, own and others.
     pub fn vector(&self) -> Vec<(OriginId, Head)> {
         self.shared.table.read().vector.iter().map(|(origin, head)| (*origin, *head)).collect()
     }
@@ -183,23 +214,26 @@ impl Drop for Ledger {
 
 /// An append under way.
 #[derive(Debug)]
-pub struct Ack(oneshot::Receiver<Result<Appended, AppendError>>);
+pub struct Ack<T = Appended, E = AppendError>(oneshot::Receiver<Result<T, E>>);
 
-impl Ack {
+/// A relayed record under way.
+pub type RelayAck = Ack<Relaying, RelayError>;
+
+impl<T, E: From<AppendError>> Ack<T, E> {
     /// Waits on this thread.
     ///
     /// # Errors
-    /// [`AppendError::NoSpace`], [`AppendError::Failed`].
-    pub fn wait(self) -> Result<Appended, AppendError> {
-        self.0.blocking_recv().unwrap_or_else(|_| Err(writer_gone()))
+    /// [`AppendError::NoSpace`], [`AppendError::Failed`]; of a relayed record any [`RelayError`].
+    pub fn wait(self) -> Result<T, E> {
+        self.0.blocking_recv().unwrap_or_else(|_| Err(writer_gone().into()))
     }
 }
 
-impl Future for Ack {
-    type Output = Result<Appended, AppendError>;
+impl<T, E: From<AppendError>> Future for Ack<T, E> {
+    type Output = Result<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(writer_gone())))
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(writer_gone().into())))
     }
 }
 

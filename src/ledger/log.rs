@@ -1,20 +1,21 @@
-//! The log itself: commits groups, rolls segments, erases blobs. Synchronous and single-threaded, so that a test can drive
+//! The log itself: rolls segments, erases blobs; `commit` writes its groups. Synchronous and single-threaded, so that a test can drive
 //! it step by step; the `writer` gives it a thread and a queue.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::catalog::{NEW, RESERVE, segment_name};
 use super::disk::{Disk, DiskFile};
 use super::format::{
-    BLOB_ERASED, BLOB_ERASING, Before, BlobView, Contents, Footer, HEADER_LEN, Header, Identity, NewBlob,
-    NewRecord, Seed, blob_place, encode_record, record_len,
+    BLOB_ERASED, BLOB_ERASING, BlobView, Contents, Footer, HEADER_LEN, Header, Identity, Seed, blob_place,
 };
+use super::index::{MARK_EVERY_BYTES, MARKS_MAX};
 use super::read::position;
 use super::scan::Cursor;
 use super::shared::{Extent, Shared};
-use super::{Appended, Committed, Config, Damage, Entry, EraseError, Head, Position, ReadError};
-use crate::policy::ids::{EventId, OriginId};
+use super::{Config, Damage, EraseError, Head, Position, ReadError, RecordsOf};
+use crate::policy::ids::OriginId;
 
 /// Segments grow by this, written with zeros ahead of the records.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -28,6 +29,10 @@ pub(crate) struct Sizes {
     pub(crate) step: u64,
     pub(crate) reserve: u64,
     pub(crate) min_free: u64,
+    /// How far apart the index marks an origin's records.
+    pub(crate) mark_every: u64,
+    /// How many marks the index keeps beside one for each origin.
+    pub(crate) marks_max: usize,
 }
 
 impl From<&Config> for Sizes {
@@ -38,6 +43,8 @@ impl From<&Config> for Sizes {
             step: STEP_BYTES,
             reserve: mib(config.opt_out_reserve_mib),
             min_free: mib(config.min_free_mib),
+            mark_every: MARK_EVERY_BYTES,
+            marks_max: MARKS_MAX,
         }
     }
 }
@@ -54,15 +61,6 @@ pub(crate) struct Failure {
 pub(crate) fn failure(what: &'static str, name: &str) -> impl FnOnce(io::Error) -> Failure {
     let name = name.to_owned();
     move |fault| Failure { what, name, cause: fault.to_string() }
-}
-
-/// What became of an entry.
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    /// It is durable.
-    Committed(Committed),
-    /// There was no room for it, and nothing was written.
-    NoSpace,
 }
 
 /// The segment being written.
@@ -106,70 +104,13 @@ pub(crate) struct Log {
     pub(crate) reserve: Option<Arc<dyn DiskFile>>,
     pub(crate) salts: Salts,
     pub(crate) buffer: Vec<u8>,
+    /// Where the last record that came a second time was found: the next one often follows it.
+    pub(crate) lookback: Option<RecordsOf>,
 }
 
 impl Log {
-    /// Writes the entries as one group and makes them durable, as far as there is room. The answers are in the entries' order.
-    pub(crate) fn commit(&mut self, entries: Vec<Entry>) -> Result<Vec<Verdict>, Failure> {
-        self.restore_reserve()?;
-        let low = self.reserve.is_none() || space_low(&*self.disk, &self.sizes, true);
-        let mut verdicts: Vec<Verdict> = Vec::with_capacity(entries.len());
-        if !low && self.make_room(self.len_of(&entries), false)? {
-            self.write(entries, &mut verdicts)?;
-            return Ok(verdicts);
-        }
-        // Only priority entries are left a chance; each keeps its place among the answers.
-        let mut places = Vec::new();
-        let mut chosen = Vec::new();
-        for (place, entry) in entries.into_iter().enumerate() {
-            if entry.priority {
-                places.push(place);
-                chosen.push(entry);
-            }
-            verdicts.push(Verdict::NoSpace);
-        }
-        let mut answers = Vec::with_capacity(chosen.len());
-        self.commit_priority(chosen, &mut answers)?;
-        for (place, answer) in places.into_iter().zip(answers) {
-            verdicts[place] = answer;
-        }
-        Ok(verdicts)
-    }
-
-    /// Commits as many as there is room for; a group that does not fit whole is halved.
-    fn commit_priority(
-        &mut self,
-        mut entries: Vec<Entry>,
-        verdicts: &mut Vec<Verdict>,
-    ) -> Result<(), Failure> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if self.make_room(self.len_of(&entries), true)? {
-            return self.write(entries, verdicts);
-        }
-        if entries.len() == 1 {
-            verdicts.push(Verdict::NoSpace);
-            return Ok(());
-        }
-        let second = entries.split_off(entries.len() / 2);
-        self.commit_priority(entries, verdicts)?;
-        self.commit_priority(second, verdicts)
-    }
-
-    fn len_of(&self, entries: &[Entry]) -> u64 {
-        let first = self.own.is_none();
-        entries
-            .iter()
-            .enumerate()
-            .map(|(at, entry)| {
-                record_len(entry.payload.len(), entry.blob.as_ref().map(Vec::len), first && at == 0)
-            })
-            .sum()
-    }
-
     /// Sees to it that the active segment takes `len` more bytes. False: there is no room.
-    fn make_room(&mut self, len: u64, priority: bool) -> Result<bool, Failure> {
+    pub(super) fn make_room(&mut self, len: u64, priority: bool) -> Result<bool, Failure> {
         if let Some(active) = &self.active {
             let in_reserve = active.name == RESERVE;
             if in_reserve && !priority {
@@ -286,7 +227,7 @@ impl Log {
 
     /// Closes a segment with its footer. All its records are durable already; the footer only spares the next start a scan.
     fn seal(&mut self, active: Active) -> Result<(), Failure> {
-        if active.damaged {
+        if active.damaged || !active.contents.fits_footer() {
             return Ok(());
         }
         let footer = Footer { number: active.number, end: active.end, contents: active.contents };
@@ -300,56 +241,6 @@ impl Log {
             Some(active) if active.name != RESERVE => self.seal(active),
             _ => Ok(()),
         }
-    }
-
-    /// Writes one batch into room already made, and makes it durable.
-    fn write(&mut self, entries: Vec<Entry>, verdicts: &mut Vec<Verdict>) -> Result<(), Failure> {
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let Some(last_place) = entries.len().checked_sub(1) else { return Ok(()) };
-        let batch = self.batch + 1;
-        self.buffer.clear();
-        let start = active.end;
-        let mut end = start;
-        let (origin, mut before) = match self.own {
-            Some((origin, head)) => (origin, Some(head)),
-            None => (OriginId(self.salts.take(&*self.disk)?), None),
-        };
-        for (place, entry) in entries.into_iter().enumerate() {
-            let id = EventId { origin, sequence: before.map_or(0, |head: Head| head.sequence) + 1 };
-            let blob = match &entry.blob {
-                Some(bytes) => Some(NewBlob { salt: self.salts.take(&*self.disk)?, bytes }),
-                None => None,
-            };
-            let record = NewRecord {
-                id,
-                before: before.map_or(Before::Origin(self.previous_own), |head| Before::Record(head.hash)),
-                payload: &entry.payload,
-                blob,
-                batch,
-                last: place == last_place,
-                own: true,
-            };
-            let hash = encode_record(&mut self.buffer, active.seed, end, &record);
-            let next = start + self.buffer.len() as u64;
-            active.contents.add(id, hash, true, batch);
-            before = Some(Head { sequence: id.sequence, hash });
-            let appended =
-                Appended { id, position: position(active.number, end), next: position(active.number, next) };
-            verdicts.push(Verdict::Committed(Committed { appended, entry }));
-            end = next;
-        }
-        active.file.write_at(&self.buffer, start).map_err(failure("write", &active.name))?;
-        active.file.fdatasync().map_err(failure("sync", &active.name))?;
-        active.end = end;
-        self.batch = batch;
-        self.own = before.map(|head| (origin, head));
-        let mut table = self.shared.table.write();
-        table.head = position(active.number, end);
-        table.own = Some(origin);
-        if let Some(head) = before {
-            table.vector.insert(origin, head);
-        }
-        Ok(())
     }
 
     /// Overwrites the blob of the record at `at`. Between the steps the blob counts as erased, yet not all of it may be gone.
@@ -389,6 +280,7 @@ impl Log {
             place.file.write_at(&bytes, at).map_err(failure("erase in", &name))?;
             place.file.fdatasync().map_err(failure("sync", &name))?;
         }
+        self.shared.erasures.fetch_add(1, Ordering::Release);
         Ok(Ok(()))
     }
 }
@@ -410,7 +302,7 @@ impl Salts {
         Self { bytes: Vec::new() }
     }
 
-    fn take(&mut self, disk: &dyn Disk) -> Result<[u8; 16], Failure> {
+    pub(super) fn take(&mut self, disk: &dyn Disk) -> Result<[u8; 16], Failure> {
         if self.bytes.len() < 16 {
             self.bytes.resize(SALTS_LEN, 0);
             disk.random(&mut self.bytes).map_err(failure("get randomness for", "salts"))?;

@@ -1,11 +1,17 @@
 //! Reading durable records, beside the writer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::format::{BlobView, RecordView};
 use super::scan::Cursor;
 use super::shared::Shared;
 use super::{Appended, Blob, Damage, Position, ReadError, Record};
+use crate::policy::ids::OriginId;
+
+mod origin;
+
+pub use origin::RecordsOf;
 
 /// Reads durable records, beside the writer. Cheap to clone; works after the ledger was closed, too.
 #[derive(Clone)]
@@ -20,7 +26,14 @@ impl Reader {
 
     /// All durable records from `position` on, in order, in bounded memory. A position at or behind the head gives nothing until the head passes it.
     pub fn iter_from(&self, position: Position) -> Records {
-        Records { shared: Arc::clone(&self.shared), at: position, open: None }
+        let erasures = self.shared.erasures.load(Ordering::Acquire);
+        Records { shared: Arc::clone(&self.shared), at: position, open: None, erasures }
+    }
+
+    /// The durable records of `origin` from `sequence` on, in order, in bounded memory. It reads little more of the
+    /// ledger than where they stand.
+    pub fn records_of(&self, origin: OriginId, sequence: u64) -> RecordsOf {
+        RecordsOf::new(self, origin, sequence)
     }
 
     /// The record that starts at `position`.
@@ -58,6 +71,8 @@ pub struct Records {
     shared: Arc<Shared>,
     at: Position,
     open: Option<(u32, Cursor)>,
+    /// How many blobs had been erased when the cursor's window was filled, at least.
+    erasures: u64,
 }
 
 impl Records {
@@ -69,6 +84,14 @@ impl Records {
     /// Makes sure that the open cursor has something to read at the current place; false at the head.
     fn prepare(&mut self) -> Result<bool, ReadError> {
         let (number, offset) = (self.at.segment(), u64::from(self.at.offset()));
+        let erasures = self.shared.erasures.load(Ordering::Acquire);
+        if erasures != self.erasures
+            && let Some((_, cursor)) = &mut self.open
+        {
+            // What was read ahead may hold what was erased meanwhile.
+            cursor.forget();
+        }
+        self.erasures = erasures;
         let usable =
             self.open.as_ref().is_some_and(|(open, cursor)| *open == number && offset < cursor.limit());
         if !usable {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::catalog::{Catalog, NEW, NEW_RESERVE, RESERVE, Segment, io_error, segment_name};
 use super::disk::{Disk, DiskFile};
 use super::format::{Contents, Footer, HEADER_LEN, Header, Identity, Seed, record_len_at, reseal};
+use super::index::Index;
 use super::log::{
     Active, Failure, Log, Prior, Salts, Sizes, close_segment, make_file, make_segment, remove_all, space_low,
 };
@@ -16,7 +18,7 @@ use super::reserve::{wipe_reserve, write_reserve_header};
 use super::scan::{Cursor, Ending, Scan, scan};
 use super::shared::{Extent, Shared, Table};
 use super::{Head, OpenError, Opened};
-use crate::policy::ids::OriginId;
+use crate::policy::ids::{EventId, OriginId};
 
 impl From<Failure> for OpenError {
     fn from(failure: Failure) -> Self {
@@ -90,6 +92,7 @@ fn recover(
         Opened { clean: true, damages: std::mem::take(&mut catalog.damages), ..Opened::default() };
     let mut table = Table::default();
     let mut heads = Heads::default();
+    let mut origins = Index::new(sizes.mark_every, sizes.marks_max);
     let mut last_scan = None;
     for (index, segment) in catalog.segments.iter().enumerate() {
         log.next_number = segment.number + 1;
@@ -129,6 +132,7 @@ fn recover(
         let first_batch = header.map_or(1, |header| header.first_batch);
         log.batch = log.batch.max(contents.last_batch).max(first_batch.saturating_sub(1));
         heads.add(&contents);
+        note_origins(&mut origins, segment.number, &contents);
         table.extents.push(Extent {
             number: segment.number,
             name: segment.name.clone(),
@@ -138,13 +142,14 @@ fn recover(
             file: None,
         });
     }
-    log.previous_own = heads.own();
+    log.previous_own = heads.own;
     table.vector = heads.vector;
     if let Some(extent) = table.extents.last() {
         log.prior = Prior { number: extent.number, end: extent.end };
         table.head = position(extent.number, extent.end);
     }
     *log.shared.table.write() = table;
+    *log.shared.index.lock() = origins;
     adopt_reserve(&mut log, &catalog)?;
     if let (Some(scan), Some(segment)) = (last_scan, catalog.segments.last()) {
         settle(&mut log, segment, scan)?;
@@ -156,7 +161,14 @@ fn recover(
 
 impl Log {
     fn new(disk: Arc<dyn Disk>, sizes: Sizes, identity: Identity) -> Self {
-        let shared = Shared { disk: Arc::clone(&disk), identity, table: RwLock::default() };
+        let shared = Shared {
+            disk: Arc::clone(&disk),
+            identity,
+            table: RwLock::default(),
+            index: Mutex::new(Index::new(sizes.mark_every, sizes.marks_max)),
+            mark_every: sizes.mark_every,
+            erasures: AtomicU64::new(0),
+        };
         Self {
             disk,
             sizes,
@@ -171,6 +183,7 @@ impl Log {
             reserve: None,
             salts: Salts::new(),
             buffer: Vec::new(),
+            lookback: None,
         }
     }
 }
@@ -205,7 +218,7 @@ impl Log {
 #[derive(Default)]
 struct Heads {
     vector: BTreeMap<OriginId, Head>,
-    own: Option<OriginId>,
+    own: Option<(OriginId, Head)>,
 }
 
 impl Heads {
@@ -218,10 +231,12 @@ impl Heads {
         }
         self.own = contents.own.or(self.own);
     }
+}
 
-    fn own(&self) -> Option<(OriginId, Head)> {
-        let origin = self.own?;
-        self.vector.get(&origin).map(|head| (origin, *head))
+/// Each origin of a segment stands somewhere in it: more is not known without reading it. Who reads it tells the index more.
+fn note_origins(index: &mut Index, segment: u32, contents: &Contents) {
+    for (origin, (first, _)) in &contents.origins {
+        index.note(EventId { origin: *origin, sequence: *first }, position(segment, HEADER_LEN));
     }
 }
 
@@ -269,14 +284,15 @@ fn finish_closing(
 ) -> Result<(), OpenError> {
     let Some(end) = known_end else { return Ok(()) };
     let file = segment.open(disk)?;
-    if !scan.damages.is_empty() || segment.header.is_none() {
+    let contents = scan.all();
+    if !scan.damages.is_empty() || segment.header.is_none() || !contents.fits_footer() {
         if segment.len > end {
             file.set_len(end).map_err(io_error("cut", &segment.name))?;
             file.fdatasync().map_err(io_error("sync", &segment.name))?;
         }
         return Ok(());
     }
-    let footer = Footer { number: segment.number, end, contents: scan.all() };
+    let footer = Footer { number: segment.number, end, contents };
     Ok(close_segment(&*file, &segment.name, footer, segment.seed(identity))?)
 }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::disk::{Disk, DiskFile};
 use super::format::{HEADER_LEN, Identity, Seed};
+use super::index::Index;
 use super::{Head, Position};
 use crate::policy::ids::OriginId;
 
@@ -81,6 +83,12 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) identity: Identity,
     pub(crate) table: RwLock<Table>,
+    /// Never held together with the table.
+    pub(crate) index: Mutex<Index>,
+    /// How far apart the index wants its marks, in bytes.
+    pub(crate) mark_every: u64,
+    /// How many blobs were erased by this process: what was read before that may show too much.
+    pub(crate) erasures: AtomicU64,
 }
 
 impl Shared {

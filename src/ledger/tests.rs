@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
-use super::log::{Log, Sizes, Verdict};
+use super::commit::{Incoming, Verdict};
+use super::log::{Log, Sizes};
 use super::read::Reader;
 use super::sim::SimDisk;
 use super::{Appended, Committed, Entry, Opened, Position, ReadError, Record, recover};
 
 mod crash;
+mod mesh;
 mod real;
+mod relay;
 mod rot;
 mod service;
+mod source;
 mod space;
 
 const KEY_CHECK: [u8; 16] = [7; 16];
 
 /// Small enough for several segments, large enough for a few records each.
-const SIZES: Sizes = Sizes { segment: 8192, step: 4096, reserve: 4096, min_free: 0 };
+const SIZES: Sizes =
+    Sizes { segment: 8192, step: 4096, reserve: 4096, min_free: 0, mark_every: 512, marks_max: 8 };
 
 fn entry(payload: &str) -> Entry {
     Entry { payload: payload.as_bytes().to_vec(), blob: None, priority: false }
@@ -34,13 +39,17 @@ fn reader(log: &Log) -> Reader {
     Reader::new(Arc::clone(&log.shared))
 }
 
+fn own(entries: Vec<Entry>) -> Vec<Incoming> {
+    entries.into_iter().map(Incoming::Own).collect()
+}
+
 /// One group, all of which must fit.
 fn commit(log: &mut Log, entries: Vec<Entry>) -> Vec<Appended> {
     let committed = |verdict| match verdict {
         Verdict::Committed(Committed { appended, .. }) => appended,
-        Verdict::NoSpace => panic!("no space"),
+        other => panic!("{other:?}"),
     };
-    log.commit(entries).unwrap().into_iter().map(committed).collect()
+    log.commit(own(entries)).unwrap().into_iter().map(committed).collect()
 }
 
 fn read_all(log: &Log) -> Vec<Result<Record, ReadError>> {

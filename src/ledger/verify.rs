@@ -245,14 +245,16 @@ fn count(record: &RecordView<'_>, position: Position, report: &mut Report) {
     }
     let known = report.origins.get(&id.origin).map(|origin| origin.head);
     let expected = known.map_or(1, |head| head.sequence + 1);
-    // What the first record names as the store's previous origin must be what stands in this log, if it does.
+    // What the first record names as the store's previous origin must be what stands in this log, if it is this store's.
+    // Another store may have seen another course of its own past, which says nothing about the bytes here.
     let previous = record.genesis.flatten();
-    let previous_agrees = previous.is_none_or(|(origin, named)| {
-        report
-            .origins
-            .get(&origin)
-            .is_none_or(|known| known.head.sequence != named.sequence || known.head == named)
-    });
+    let previous_agrees = !record.own
+        || previous.is_none_or(|(origin, named)| {
+            report
+                .origins
+                .get(&origin)
+                .is_none_or(|known| known.head.sequence != named.sequence || known.head == named)
+        });
     if id.sequence != expected {
         report.fault(Fault::Gap { id, expected, position });
     } else {

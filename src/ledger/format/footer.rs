@@ -26,8 +26,8 @@ pub(crate) struct Footer {
 pub(crate) struct Contents {
     pub(crate) records: u64,
     pub(crate) last_batch: u64,
-    /// The last origin that this store numbered itself.
-    pub(crate) own: Option<OriginId>,
+    /// The last record that this store numbered itself.
+    pub(crate) own: Option<(OriginId, Head)>,
     /// First sequence here and last record, per origin.
     pub(crate) origins: BTreeMap<OriginId, (u64, Head)>,
 }
@@ -37,11 +37,17 @@ impl Contents {
     pub(crate) fn add(&mut self, id: EventId, hash: [u8; 32], own: bool, batch: u64) {
         self.records += 1;
         self.last_batch = batch;
-        if own {
-            self.own = Some(id.origin);
-        }
         let head = Head { sequence: id.sequence, hash };
+        if own {
+            self.own = Some((id.origin, head));
+        }
         self.origins.entry(id.origin).and_modify(|(_, last)| *last = head).or_insert((id.sequence, head));
+    }
+
+    /// Whether a footer can tell the last own record: it names only its origin, whose last record here may be one
+    /// that a peer gave back.
+    pub(crate) fn fits_footer(&self) -> bool {
+        self.own.is_none_or(|(origin, head)| self.origins.get(&origin).is_some_and(|(_, last)| *last == head))
     }
 }
 
@@ -59,7 +65,7 @@ impl Footer {
         out.extend_from_slice(&contents.last_batch.to_le_bytes());
         out.extend_from_slice(&u32::from(contents.own.is_some()).to_le_bytes());
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&contents.own.unwrap_or(OriginId([0; 16])).0);
+        out.extend_from_slice(&contents.own.map_or([0; 16], |(origin, _)| origin.0));
         for (origin, (first, last)) in &contents.origins {
             out.extend_from_slice(&origin.0);
             out.extend_from_slice(&first.to_le_bytes());
@@ -92,20 +98,22 @@ impl Footer {
         if entries.len() != u32_at(bytes, 12) as usize * FOOTER_ORIGIN_LEN || u64_at(bytes, 16) != offset {
             return None;
         }
-        let origins = entries
+        let origins: BTreeMap<OriginId, (u64, Head)> = entries
             .chunks_exact(FOOTER_ORIGIN_LEN)
             .map(|entry| {
                 let head = Head { sequence: u64_at(entry, 24), hash: array_at(entry, 32) };
                 (OriginId(array_at(entry, 0)), (u64_at(entry, 16), head))
             })
             .collect();
+        let own = OriginId(array_at(bytes, 48));
+        let own_head = || origins.get(&own).map(|(_, head)| (own, *head));
         Some(Self {
             number: u32_at(bytes, 8),
             end: offset,
             contents: Contents {
                 records: u64_at(bytes, 24),
                 last_batch: u64_at(bytes, 32),
-                own: (u32_at(bytes, 40) == 1).then(|| OriginId(array_at(bytes, 48))),
+                own: if u32_at(bytes, 40) == 1 { own_head() } else { None },
                 origins,
             },
         })

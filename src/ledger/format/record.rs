@@ -2,6 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
+use super::chained::{
+    CHAINED_BLOB, CHAINED_FIRST, CHAINED_PREFIX_LEN, CHAINED_VERSION, Chained, GENESIS_LEN,
+};
 use super::{ALIGN, Seed, array_at, u32_at, u64_at};
 use crate::ledger::{BLOB_LEN_MAX, Head, PAYLOAD_LEN_MAX};
 use crate::policy::ids::{EventId, OriginId};
@@ -10,12 +13,7 @@ use crate::policy::ids::{EventId, OriginId};
 pub(crate) const RECORD_PREFIX_LEN: usize = 64;
 const RECORD_MAGIC: [u8; 3] = *b"ogr";
 
-const CHAINED_VERSION: u8 = 1;
-const CHAINED_PREFIX_LEN: usize = 32;
-const CHAINED_FIRST: u8 = 1;
-const CHAINED_BLOB: u8 = 2;
-const GENESIS_LEN: usize = 56;
-const HASH_LEN: usize = 32;
+pub(super) const HASH_LEN: usize = 32;
 const SALT_LEN: usize = 16;
 /// State, checksum and salt before a blob's bytes.
 pub(super) const BLOB_PREFIX_LEN: usize = 24;
@@ -65,7 +63,12 @@ pub(crate) fn record_len(payload_len: usize, blob_len: Option<usize>, first: boo
         + if first { GENESIS_LEN } else { 0 }
         + blob_len.map_or(0, |_| HASH_LEN)
         + payload_len;
-    let body = padded(RECORD_PREFIX_LEN + chained);
+    relayed_len(chained, blob_len)
+}
+
+/// The length on disk of a record whose chained part has `chained_len` bytes.
+pub(crate) fn relayed_len(chained_len: usize, blob_len: Option<usize>) -> u64 {
+    let body = padded(RECORD_PREFIX_LEN + chained_len);
     (body + blob_len.map_or(0, |len| padded(BLOB_PREFIX_LEN + len))) as u64
 }
 
@@ -106,26 +109,87 @@ pub(crate) fn encode_record(
     out.extend_from_slice(record.payload);
     let chained_end = out.len();
     let hash = chain_hash(&before, &out[start + RECORD_PREFIX_LEN..chained_end]);
-    pad(out, start);
-    if let Some(blob) = record.blob {
-        out.extend_from_slice(&BLOB_PRESENT);
-        out.extend_from_slice(&blob_crc(&blob.salt, blob.bytes).to_le_bytes());
-        out.extend_from_slice(&blob.salt);
-        out.extend_from_slice(blob.bytes);
-        pad(out, start);
-    }
-    let prefix = Prefix {
-        flags: if record.last { FLAG_LAST } else { 0 }
-            | if record.own { FLAG_OWN } else { 0 }
-            | if record.blob.is_some() { FLAG_BLOB } else { 0 },
-        len: (out.len() - start) as u32,
-        chained_len: (chained_end - start - RECORD_PREFIX_LEN) as u32,
-        blob_len: record.blob.map_or(0, |blob| blob.bytes.len() as u32),
-        batch: record.batch,
-        hash,
-    };
-    prefix.write(&mut out[start..], seed, offset);
+    let flags = if record.last { FLAG_LAST } else { 0 } | if record.own { FLAG_OWN } else { 0 };
+    let blob = record.blob.map_or(BlobPart::None, BlobPart::Present);
+    complete(out, start, blob, flags, record.batch, hash).write(&mut out[start..], seed, offset);
     hash
+}
+
+/// A record of another origin, to be written with the bytes its origin hashed.
+pub(crate) struct RelayedRecord<'a> {
+    pub(crate) chained: &'a [u8],
+    pub(crate) hash: [u8; HASH_LEN],
+    pub(crate) blob: BlobPart<'a>,
+    pub(crate) batch: u64,
+    pub(crate) last: bool,
+}
+
+/// What stands behind the chained part.
+#[derive(Clone, Copy)]
+pub(crate) enum BlobPart<'a> {
+    None,
+    Present(NewBlob<'a>),
+    /// It was erased before it came here; how long it was is not known.
+    Erased,
+}
+
+impl BlobPart<'_> {
+    /// `None`: the record has no blob. An erased one has no bytes.
+    pub(crate) fn len(&self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Present(blob) => Some(blob.bytes.len()),
+            Self::Erased => Some(0),
+        }
+    }
+}
+
+/// Appends the record's bytes to `out`, for the place `offset` of the segment that `seed` belongs to. It verifies as its caller found it.
+pub(crate) fn encode_relayed(out: &mut Vec<u8>, seed: Seed, offset: u64, record: &RelayedRecord<'_>) {
+    let start = out.len();
+    out.resize(start + RECORD_PREFIX_LEN, 0);
+    out.extend_from_slice(record.chained);
+    let flags = if record.last { FLAG_LAST } else { 0 };
+    complete(out, start, record.blob, flags, record.batch, record.hash).write(
+        &mut out[start..],
+        seed,
+        offset,
+    );
+}
+
+/// Writes what stands behind the chained part, which ends `out`, and tells the prefix of the record that starts at `start`.
+fn complete(
+    out: &mut Vec<u8>,
+    start: usize,
+    blob: BlobPart<'_>,
+    flags: u8,
+    batch: u64,
+    hash: [u8; HASH_LEN],
+) -> Prefix {
+    let chained_len = out.len() - start - RECORD_PREFIX_LEN;
+    pad(out, start);
+    match blob {
+        BlobPart::None => {}
+        BlobPart::Present(NewBlob { salt, bytes }) => {
+            out.extend_from_slice(&BLOB_PRESENT);
+            out.extend_from_slice(&blob_crc(&salt, bytes).to_le_bytes());
+            out.extend_from_slice(&salt);
+            out.extend_from_slice(bytes);
+            pad(out, start);
+        }
+        BlobPart::Erased => {
+            out.extend_from_slice(&BLOB_ERASED);
+            out.resize(out.len() + BLOB_PREFIX_LEN - BLOB_ERASED.len(), 0);
+        }
+    }
+    Prefix {
+        flags: if blob.len().is_some() { flags | FLAG_BLOB } else { flags },
+        len: (out.len() - start) as u32,
+        chained_len: chained_len as u32,
+        blob_len: blob.len().unwrap_or(0) as u32,
+        batch,
+        hash,
+    }
 }
 
 /// The fixed part of a record, without the checksum.
@@ -202,7 +266,8 @@ pub(crate) struct RecordView<'a> {
     pub(crate) payload: &'a [u8],
     pub(crate) blob: BlobView<'a>,
     blob_hash: Option<[u8; HASH_LEN]>,
-    chained: &'a [u8],
+    /// What its origin hashed.
+    pub(crate) chained: &'a [u8],
 }
 
 /// The blob of a record found on disk.
@@ -236,40 +301,25 @@ impl<'a> RecordView<'a> {
             return None;
         }
         let chained = &record[RECORD_PREFIX_LEN..chained_end];
-        let flags = chained[1];
-        if chained[0] != CHAINED_VERSION {
-            return None;
-        }
-        let id = EventId { origin: OriginId(array_at(chained, 8)), sequence: u64_at(chained, 24) };
-        let mut at = CHAINED_PREFIX_LEN;
-        let mut genesis = None;
-        if flags & CHAINED_FIRST != 0 {
-            let part = chained.get(at..at + GENESIS_LEN)?;
-            let head = Head { sequence: u64_at(part, 16), hash: array_at(part, 24) };
-            genesis = Some((head.sequence != 0).then(|| (OriginId(array_at(part, 0)), head)));
-            at += GENESIS_LEN;
-        }
-        let mut blob = BlobView::None;
-        let mut blob_hash = None;
-        if flags & CHAINED_BLOB != 0 {
-            blob_hash = Some(array_at(chained.get(at..at + HASH_LEN)?, 0));
-            at += HASH_LEN;
-            let area = record
-                .get(padded(chained_end)..padded(chained_end) + BLOB_PREFIX_LEN + prefix.blob_len as usize);
-            blob = area.map_or(BlobView::Damaged, BlobView::parse);
-        }
-        let payload = chained.get(at..at + u32_at(chained, 4) as usize)?;
+        let parts = Chained::split(chained)?;
+        let blob_area = || {
+            record.get(padded(chained_end)..padded(chained_end) + BLOB_PREFIX_LEN + prefix.blob_len as usize)
+        };
+        let blob = match parts.blob_hash {
+            Some(_) => blob_area().map_or(BlobView::Damaged, BlobView::parse),
+            None => BlobView::None,
+        };
         Some(Self {
             len: u64::from(prefix.len),
             batch: prefix.batch,
             last: prefix.flags & FLAG_LAST != 0,
             own: prefix.flags & FLAG_OWN != 0,
             hash: prefix.hash,
-            id,
-            genesis,
-            payload,
+            id: parts.id,
+            genesis: parts.genesis,
+            payload: parts.payload,
             blob,
-            blob_hash,
+            blob_hash: parts.blob_hash,
             chained,
         })
     }
@@ -322,14 +372,14 @@ pub(crate) fn reseal(record: &mut [u8], seed: Seed, offset: u64, last: bool) {
     }
 }
 
-fn chain_hash(before: &[u8; HASH_LEN], chained: &[u8]) -> [u8; HASH_LEN] {
+pub(crate) fn chain_hash(before: &[u8; HASH_LEN], chained: &[u8]) -> [u8; HASH_LEN] {
     let mut hash = Sha256::new();
     hash.update(before);
     hash.update(chained);
     hash.finalize().into()
 }
 
-fn blob_hash(salt: &[u8; SALT_LEN], bytes: &[u8]) -> [u8; HASH_LEN] {
+pub(crate) fn blob_hash(salt: &[u8; SALT_LEN], bytes: &[u8]) -> [u8; HASH_LEN] {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(bytes);

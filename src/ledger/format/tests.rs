@@ -176,7 +176,11 @@ fn a_footer_reads_back_at_its_own_place_only() {
     contents.add(EventId { origin: ORIGIN, sequence: 5 }, [1; 32], true, 3);
     contents.add(EventId { origin: OriginId([1; 16]), sequence: 9 }, [2; 32], false, 4);
     contents.add(EventId { origin: ORIGIN, sequence: 6 }, [3; 32], true, 4);
-    assert_eq!((contents.records, contents.last_batch, contents.own), (3, 4, Some(ORIGIN)));
+    assert_eq!(
+        (contents.records, contents.last_batch, contents.own),
+        (3, 4, Some((ORIGIN, Head { sequence: 6, hash: [3; 32] })))
+    );
+    assert!(contents.fits_footer());
     assert_eq!(contents.origins[&ORIGIN], (5, Head { sequence: 6, hash: [3; 32] }));
     let footer = Footer { number: 5, end: 4096, contents };
     let bytes = footer.encode(seed());

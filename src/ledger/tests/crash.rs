@@ -44,6 +44,8 @@ impl World {
             step: 512 << dice.below(3),
             reserve: 2048 + dice.below(3) * 1024,
             min_free: 1024,
+            mark_every: dice.below(3) * 500,
+            marks_max: dice.below(20) as usize,
         };
         let small_disk = dice.one_in(6);
         let disk = SimDisk::with_sectors(dice.roll(), sector);
@@ -159,7 +161,7 @@ impl World {
         }
         for _ in 0..self.dice.below(8) {
             let group: Vec<Entry> = (0..1 + self.dice.below(4)).map(|_| self.entry()).collect();
-            match log.commit(group.clone()) {
+            match log.commit(own(group.clone())) {
                 Ok(verdicts) => {
                     assert_eq!(verdicts.len(), group.len());
                     for (verdict, entry) in verdicts.into_iter().zip(group) {
@@ -169,7 +171,7 @@ impl World {
                                 let appended = committed.appended;
                                 self.kept.push(Kept { entry, appended, erasure: Erasure::None });
                             }
-                            Verdict::NoSpace => assert!(self.small_disk, "seed {}", self.seed),
+                            _ => assert!(self.small_disk, "seed {}", self.seed),
                         }
                     }
                 }

@@ -6,7 +6,8 @@ use crate::ledger::verify::verify;
 
 const KIB: u64 = 1024;
 /// The smallest reserve that the settings allow.
-const FULL: Sizes = Sizes { segment: 4096 * KIB, step: 64 * KIB, reserve: 1024 * KIB, min_free: 256 * KIB };
+const FULL: Sizes =
+    Sizes { segment: 4096 * KIB, step: 64 * KIB, reserve: 1024 * KIB, min_free: 256 * KIB, ..SIZES };
 
 fn opt_out(number: usize) -> Entry {
     let mut payload = format!("opt-out {number} ").into_bytes();
@@ -16,7 +17,7 @@ fn opt_out(number: usize) -> Entry {
 
 /// How many of the group were written.
 fn written(log: &mut Log, entries: Vec<Entry>) -> usize {
-    let verdicts = log.commit(entries).unwrap();
+    let verdicts = log.commit(own(entries)).unwrap();
     verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Committed(_))).count()
 }
 
