@@ -189,7 +189,11 @@ fn bind(config: &Config) -> Result<(Vec<Listener>, Option<Listener>), BindError>
 /// Connections of probes and scrapers.
 const HTTP_CONNECTIONS_MAX: usize = 64;
 
-fn open(config: &Config, sink: Arc<Decisions>) -> Result<(Engine, Started), AppError> {
+fn open(
+    config: &Config,
+    sink: Arc<Decisions>,
+    replica: Arc<Replica>,
+) -> Result<(Engine, Started), AppError> {
     let failed = |source| AppError::Directory { dir: config.data_dir.clone(), source };
     std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
     let disk = Arc::new(RealDisk::new(&config.data_dir.join(LEDGER_DIR)).map_err(failed)?);
@@ -217,6 +221,7 @@ fn open(config: &Config, sink: Arc<Decisions>) -> Result<(Engine, Started), AppE
         book: Book::new(config.rules.clone()),
         lexicon,
         sink,
+        replica,
     })?)
 }
 

@@ -22,6 +22,19 @@ impl Clock for SystemClock {
     }
 }
 
+/// Milliseconds on a clock that only moves on, also while the machine sleeps. Its zero means nothing.
+#[must_use]
+pub fn mono_ms() -> u64 {
+    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours, for the time of the call only.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut at) } != 0 {
+        // Linux has had this clock since 2.6.39. Without it nothing is ever fresh, which denies.
+        return u64::MAX;
+    }
+    let seconds = u64::try_from(at.tv_sec).unwrap_or(0);
+    seconds * 1_000 + u64::try_from(at.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
 /// A clock that stands where it was put: for tests and replays.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicI64);

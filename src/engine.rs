@@ -15,6 +15,7 @@ pub mod inbound;
 pub mod people;
 pub mod record;
 pub mod registry;
+pub mod replica;
 pub mod start;
 pub mod stripes;
 pub mod token;
@@ -37,6 +38,7 @@ pub use check::{CheckAnswer, CheckRequest, Mode, RequestedContent};
 pub use decision::DecisionSink;
 pub use error::EngineError;
 
+use replica::Replica;
 use stripes::Stripes;
 use token::Vector;
 
@@ -68,6 +70,7 @@ pub(crate) struct Inner {
     lexicon: ArcSwap<Lexicon>,
     stripes: Stripes,
     vector: Arc<Vector>,
+    replica: Arc<Replica>,
     /// An event could not be applied: the view lacks something the ledger holds, so nothing is allowed.
     behind: Arc<AtomicBool>,
     sink: Arc<dyn DecisionSink>,
@@ -141,6 +144,12 @@ impl Engine {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.inner.ledger
+    }
+
+    /// What is known of the cluster.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.inner.replica
     }
 
     /// The view's figures and state, for metrics and health.

@@ -191,7 +191,7 @@ impl Inner {
             })?;
         }
         let identity = Identity::of(&self.key, &request.business, address);
-        if *self.phase.borrow() != Phase::Serving || self.is_behind() {
+        if *self.phase.borrow() != Phase::Serving || self.is_behind() || self.replica.is_catching_up() {
             let own = Some(identity.own);
             return Ok(self.denied(request, book, now, own, Reason::Unavailable, || {
                 "the sidecar does not have every consent at hand; see its readiness".into()
@@ -214,7 +214,7 @@ impl Inner {
                 limits: &context.limits,
                 caps: &rules.frequency,
                 quality: context.quality,
-                members: 1,
+                members: self.replica.members(),
                 request: request_key,
                 decision,
                 mode: if request.mode == Mode::Enforce { LimitMode::Enforce } else { LimitMode::Peek },
@@ -455,6 +455,7 @@ struct Context {
     limits: ChannelLimits,
     portfolio_recipient: [u8; 16],
     stale: bool,
+    unseen_write: bool,
 }
 
 enum Zones {
@@ -524,7 +525,8 @@ impl Context {
             zones: Zones::of(request, rules, address),
             limits,
             portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
-            stale: request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token)),
+            stale: inner.replica.is_stale(),
+            unseen_write: request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token)),
         }
     }
 
@@ -557,8 +559,8 @@ impl Context {
             sender: self.sender.as_deref(),
             region: self.region,
             zones: self.zones.as_slice(),
-            stale: false,
-            unseen_write: self.stale,
+            stale: self.stale,
+            unseen_write: self.unseen_write,
         };
         check::check(&send, &facts, rules, now)
     }

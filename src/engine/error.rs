@@ -48,9 +48,9 @@ pub enum EngineError {
     /// More identifiers are linked than are followed.
     #[error("more than {0} identifiers are linked to this person; ask an operator to look at the links")]
     TooManyLinks(usize),
-    /// Written here, but nowhere else, although that was asked for.
+    /// Written here, but not on the disks of a majority of the anchors, although that was asked for.
     #[error(
-        "recorded here as {0}, but there is no other anchor to replicate to; retry with the same `request_id`"
+        "recorded here as {0}, but a majority of the anchors did not confirm it in time; retry with the same `request_id`"
     )]
     NotReplicated(EventId),
     /// No such thing.

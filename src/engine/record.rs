@@ -1,6 +1,7 @@
 //! `RecordConsent`: reports become one event, durable before the answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::address::Address;
 use crate::ledger::{Appended, Entry};
@@ -36,8 +37,8 @@ pub struct RecordRequest {
     pub reports: Vec<Report>,
     /// Who reports it: a kind, a colon and an id.
     pub actor: String,
-    /// Whether the caller wants it on other disks before the answer.
-    pub wants_replicated: bool,
+    /// Whether the caller wants it on other disks before the answer, and then how long to wait for that.
+    pub wants_replicated: Option<Duration>,
     /// Who vouches for the times stated.
     pub source: Source,
     /// The row of an import that this is.
@@ -61,6 +62,17 @@ pub struct RecordAnswer {
     pub warnings: Vec<FieldViolation>,
     /// The same request was recorded before.
     pub repeated: bool,
+    /// Whose disks it is on.
+    pub durability: Durability,
+}
+
+/// Whose disks an event is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// This node's.
+    Local,
+    /// Those of a majority of the configured anchors.
+    Replicated,
 }
 
 impl Engine {
@@ -72,8 +84,29 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         // In a task of its own: a caller that gives up must not let go of the person's turn before the
         // event is applied.
-        let task = tokio::spawn(async move { inner.record(request).await });
+        let wants = request.wants_replicated;
+        let opts_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
+        let task = tokio::spawn(async move {
+            let mut answer = inner.record(request).await?;
+            answer.durability = inner.durability(answer.event, wants, opts_out).await?;
+            Ok(answer)
+        });
         task.await.unwrap_or(Err(EngineError::Abandoned))
+    }
+}
+
+impl Engine {
+    /// Waits until an event that is recorded here is on as many disks as is wanted; `opts_out`: a little in any case.
+    ///
+    /// # Errors
+    /// [`EngineError::NotReplicated`] where REPLICATED was asked for and not reached.
+    pub async fn durability(
+        &self,
+        event: EventId,
+        wants_replicated: Option<Duration>,
+        opts_out: bool,
+    ) -> Result<Durability, EngineError> {
+        self.inner.durability(event, wants_replicated, opts_out).await
     }
 }
 
@@ -121,7 +154,7 @@ impl Inner {
                 let (people, _) = self.people_or_own(people.identity, has_out)?;
                 let warnings = recorded.warnings.into_iter().map(|text| FieldViolation::new("changes", text));
                 let answer = self.answer(&request, &people, &rules, event, false, warnings.collect());
-                if request.wants_replicated { Err(EngineError::NotReplicated(event)) } else { Ok(answer) }
+                Ok(answer)
             }
             Err(refusal) if has_out => {
                 // The rest may be wrong; the opt-outs are not refused with it.
@@ -140,6 +173,29 @@ impl Inner {
                 Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal) })
             }
             Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Waits until `event` is on as many disks as is wanted. An opt-out is waited for a little also where nobody asked, so that
+    /// its caller learns the truth; it holds here already.
+    ///
+    /// # Errors
+    /// [`EngineError::NotReplicated`] where REPLICATED was asked for and not reached.
+    async fn durability(
+        &self,
+        event: EventId,
+        wants_replicated: Option<Duration>,
+        opts_out: bool,
+    ) -> Result<Durability, EngineError> {
+        let within = match wants_replicated {
+            Some(within) => within,
+            None if opts_out => self.replica.opt_out_wait(),
+            None => return Ok(Durability::Local),
+        };
+        match (self.replica.replicated(event, within).await, wants_replicated) {
+            (true, _) => Ok(Durability::Replicated),
+            (false, None) => Ok(Durability::Local),
+            (false, Some(_)) => Err(EngineError::NotReplicated(event)),
         }
     }
 
@@ -188,6 +244,21 @@ impl Inner {
         Some(RequestMark { key, content })
     }
 
+    /// While a peer's clock is off by more than half the margin, no opt-in is taken to come after an opt-out by its time: only
+    /// what it names counts.
+    fn leave_out_doubtful_times(&self, event: &mut ConsentEvent) {
+        let book = self.book();
+        let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
+        if self.replica.clocks_agree(rules.clock_margin_ms) {
+            return;
+        }
+        for change in &mut event.changes {
+            if let Change::OptIn(opt_in) = change {
+                opt_in.before = opt_in.before.filter(|_| opt_in.imported);
+            }
+        }
+    }
+
     async fn append_recorded(
         &self,
         request: &RecordRequest,
@@ -210,9 +281,10 @@ impl Inner {
     /// Appends an event and waits until it is durable and applied.
     pub(super) async fn append_event(
         &self,
-        event: ConsentEvent,
+        mut event: ConsentEvent,
         personal: &Personal,
     ) -> Result<Appended, EngineError> {
+        self.leave_out_doubtful_times(&mut event);
         let priority = event.changes.iter().any(suppresses);
         let entry = Entry {
             payload: codec::encode_entry(&LedgerEntry::Consent(event)),
@@ -257,6 +329,7 @@ impl Inner {
             blocked_by,
             warnings: all_warnings,
             repeated,
+            durability: Durability::Local,
         }
     }
 }

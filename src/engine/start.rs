@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::key::ClusterKey;
 use crate::ledger::disk::Disk;
-use crate::ledger::{self, Applier, Committed, Damage, Ledger, Position};
+use crate::ledger::{self, Applier, Committed, Damage, Head, Ledger, Position};
 use crate::limits::{self, Limiter};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::EventId;
@@ -21,6 +21,7 @@ use crate::view::{self, LedgerIdentity, Note, View, ViewError};
 use super::book::Book;
 use super::codec;
 use super::decision::DecisionSink;
+use super::replica::Replica;
 use super::stripes::Stripes;
 use super::token::Vector;
 use super::{Engine, Inner, Phase};
@@ -52,6 +53,8 @@ pub struct Parts {
     pub lexicon: Lexicon,
     /// Who hears of decisions.
     pub sink: Arc<dyn DecisionSink>,
+    /// What is known of the cluster.
+    pub replica: Arc<Replica>,
 }
 
 /// What was found.
@@ -99,7 +102,7 @@ impl Engine {
     pub fn open(parts: Parts) -> Result<(Self, Started), StartError> {
         let begun = Instant::now();
         let check = parts.key.check_value();
-        let applying = Arc::new(Applying::default());
+        let applying = Arc::new(Applying::new(Arc::clone(&parts.replica)));
         let (ledger, opened) =
             Ledger::open(&parts.ledger, parts.disk, check, Box::new(Arc::clone(&applying)))?;
         let (view, view_opened) = open_view(parts.view, &parts.view_dir, LedgerIdentity(check), opened.head)?;
@@ -133,6 +136,7 @@ impl Engine {
             lexicon: ArcSwap::from_pointee(parts.lexicon),
             stripes: Stripes::default(),
             vector,
+            replica: parts.replica,
             behind: Arc::clone(&applying.behind),
             sink: parts.sink,
             first_origin: std::sync::OnceLock::new(),
@@ -347,14 +351,18 @@ fn apply(view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), 
 }
 
 /// Brings new events into the view, on the ledger's writer thread.
-#[derive(Default)]
 struct Applying {
     view: std::sync::OnceLock<View>,
     vector: Arc<Vector>,
     behind: Arc<AtomicBool>,
+    replica: Arc<Replica>,
 }
 
 impl Applying {
+    fn new(replica: Arc<Replica>) -> Self {
+        Self { view: std::sync::OnceLock::new(), vector: Arc::default(), behind: Arc::default(), replica }
+    }
+
     fn serve(&self, view: View) {
         // Set once, by `open`; a second view would be a mistake of this file.
         let _ = self.view.set(view);
@@ -367,7 +375,13 @@ impl Applier for Arc<Applying> {
             let applied =
                 self.view.get().map(|view| apply(view, committed.appended, &committed.entry.payload));
             match applied {
-                Some(Ok(())) => self.vector.applied(committed.appended.id),
+                Some(Ok(())) => {
+                    let EventId { origin, sequence } = committed.appended.id;
+                    self.vector.applied(committed.appended.id);
+                    if committed.own {
+                        self.replica.own_appended(origin, Head { sequence, hash: committed.hash });
+                    }
+                }
                 Some(Err(error)) => {
                     self.behind.store(true, Ordering::Release);
                     tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");

@@ -7,12 +7,25 @@ pub mod inbound;
 pub mod send;
 pub mod stream;
 
+use std::time::Duration;
+
 use crate::engine::EngineError;
 use crate::policy::consent::Mark;
 
 use super::convert::{pb_event_id, pb_timestamp, record::field_fault};
+use super::method::WRITE;
+use super::stack::asked_deadline;
 use super::status::ApiError;
 use crate::pb::v1;
+
+/// What remains of a call's time to say that other disks were not reached.
+const ANSWER_BEFORE: Duration = Duration::from_millis(50);
+
+/// How long a call may wait for other disks: until shortly before its deadline.
+fn replicated_within(metadata: &tonic::metadata::MetadataMap) -> Duration {
+    let asked = asked_deadline(metadata.as_ref());
+    asked.map_or(WRITE, |asked| asked.min(WRITE)).saturating_sub(ANSWER_BEFORE)
+}
 
 /// The engine's errors as the API's.
 impl From<EngineError> for ApiError {

@@ -225,7 +225,7 @@ fn time_for(method: &Method, headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The caller's `grpc-timeout`: up to eight digits and a unit. A malformed one is no deadline, as in other servers.
-fn asked_deadline(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn asked_deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.as_bytes();
     let (unit, digits) = text.split_last()?;
     if digits.is_empty() || digits.len() > 8 {

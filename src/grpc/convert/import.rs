@@ -138,7 +138,7 @@ pub fn import_row(
         content: hash,
         reports: vec![report],
         actor: import.actor.clone(),
-        wants_replicated: false,
+        wants_replicated: None,
         source: Source::Import,
         row: Some(ImportSource {
             import_id: import.import_id.clone(),

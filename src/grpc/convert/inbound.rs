@@ -83,7 +83,11 @@ pub fn inbound(request: v1::HandleInboundMessageRequest, key: &ClusterKey) -> Re
 
 /// Writes an answer.
 #[must_use]
-pub fn inbound_response(answer: InboundAnswer, channel: Channel) -> v1::HandleInboundMessageResponse {
+pub fn inbound_response(
+    answer: InboundAnswer,
+    channel: Channel,
+    durability: v1::Durability,
+) -> v1::HandleInboundMessageResponse {
     let InboundAnswer { outcome, event, confirmation, window_until, token } = answer;
     let outcome = match outcome {
         InboundOutcome::OptOut => v1::InboundOutcome::OptOut,
@@ -92,7 +96,6 @@ pub fn inbound_response(answer: InboundAnswer, channel: Channel) -> v1::HandleIn
         InboundOutcome::None => v1::InboundOutcome::None,
         InboundOutcome::Ambiguous => v1::InboundOutcome::Ambiguous,
     };
-    let durability = if event.is_some() { v1::Durability::Local } else { v1::Durability::Unspecified };
     v1::HandleInboundMessageResponse {
         outcome: outcome.into(),
         events: event.into_iter().map(pb_event_id).collect(),

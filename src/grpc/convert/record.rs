@@ -3,9 +3,11 @@
 //! An opt-out is never refused for what it says: what cannot be read widens it, and a warning says so. Everything
 //! else must be right.
 
+use std::time::Duration;
+
 use prost::Message as _;
 
-use crate::engine::record::{RecordAnswer, RecordRequest};
+use crate::engine::record::{Durability, RecordAnswer, RecordRequest};
 use crate::grpc::status::{ApiError, FieldFault};
 use crate::key::ClusterKey;
 use crate::pb::v1;
@@ -27,10 +29,12 @@ use super::{Faults, pb_event_id, pb_event_ids, pb_timestamp, words};
 ///
 /// # Errors
 /// Every field at fault, unless the request holds opt-outs whose business and person can be read: then what is wrong
-/// elsewhere comes back as `refused`, for the caller to hear once the opt-outs are recorded.
+/// elsewhere comes back as `refused`, for the caller to hear once the opt-outs are recorded. `replicated_within`: how long to wait
+/// where REPLICATED is asked for.
 pub fn record_request(
     request: v1::RecordConsentRequest,
     key: &ClusterKey,
+    replicated_within: Duration,
 ) -> Result<(RecordRequest, Option<ApiError>), ApiError> {
     let content = content_hash(&request, key);
     let v1::RecordConsentRequest { request_id, business_id, recipient, also, changes, actor, min_durability } =
@@ -84,15 +88,15 @@ pub fn record_request(
         reports.extend(read_change(change, at, &mut faults, &mut warnings));
     }
     let wants_replicated = match v1::Durability::try_from(min_durability) {
-        Ok(v1::Durability::Unspecified | v1::Durability::Local) => false,
-        Ok(v1::Durability::Replicated) => true,
+        Ok(v1::Durability::Unspecified | v1::Durability::Local) => None,
+        Ok(v1::Durability::Replicated) => Some(replicated_within),
         Err(_) if only_outs => {
             warnings.push(FieldViolation::new("min_durability", "is unknown and was taken for LOCAL"));
-            false
+            None
         }
         Err(_) => {
             faults.add("min_durability", "is unknown; choose LOCAL or REPLICATED");
-            false
+            None
         }
     };
     let refused = (!faults.0.is_empty()).then_some(ApiError::InvalidArgument(faults.0));
@@ -109,7 +113,7 @@ pub fn record_request(
             content,
             reports,
             actor: read_actor(actor),
-            wants_replicated: false,
+            wants_replicated: None,
             source: Source::Caller,
             row: None,
             warnings,
@@ -476,15 +480,24 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Writes an answer.
 #[must_use]
 pub fn record_response(answer: RecordAnswer) -> v1::RecordConsentResponse {
-    let RecordAnswer { event, token, states, blocked_by, warnings, repeated } = answer;
+    let RecordAnswer { event, token, states, blocked_by, warnings, repeated, durability } = answer;
     v1::RecordConsentResponse {
         events: vec![pb_event_id(event)],
         token,
-        durability: v1::Durability::Local.into(),
+        durability: pb_durability(durability).into(),
         states: states.into_iter().map(pb_scope_state).collect(),
         blocked_by: pb_event_ids(&blocked_by),
         warnings: warnings.into_iter().map(pb_warning).collect(),
         repeated_request: repeated,
+    }
+}
+
+/// Writes whose disks an event is on.
+#[must_use]
+pub const fn pb_durability(durability: Durability) -> v1::Durability {
+    match durability {
+        Durability::Local => v1::Durability::Local,
+        Durability::Replicated => v1::Durability::Replicated,
     }
 }
 

@@ -1,10 +1,13 @@
 //! `AdminService`.
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status};
 
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::grpc::convert::admin::{pb_sender, pb_template, sender, template};
+use crate::grpc::convert::record::pb_durability;
 use crate::grpc::convert::{pb_event_id, pb_timestamp};
 use crate::grpc::status::ApiError;
 use crate::ledger;
@@ -13,6 +16,8 @@ use crate::pb::v1::admin_service_server::AdminService;
 use crate::policy::ids::{BusinessId, EventId};
 use crate::policy::time::Timestamp;
 use crate::readiness::Readiness;
+
+use super::replicated_within;
 
 /// The most entries one page of templates or senders has.
 const PAGE_SIZE_MAX: usize = 100;
@@ -82,16 +87,34 @@ fn read_business(text: &str) -> Result<BusinessId, ApiError> {
     BusinessId::new(text).map_err(|fault| ApiError::field("business_id", fault.to_string()))
 }
 
+impl Admin {
+    /// Waits for as many disks as `wanted` says.
+    async fn durable(&self, event: EventId, wanted: Option<Duration>) -> Result<i32, ApiError> {
+        Ok(pb_durability(self.engine.durability(event, wanted, false).await?).into())
+    }
+}
+
+/// How long to wait for other disks, where they are asked for.
+fn wanted_durability(min_durability: i32, within: Duration) -> Result<Option<Duration>, ApiError> {
+    match v1::Durability::try_from(min_durability) {
+        Ok(v1::Durability::Unspecified | v1::Durability::Local) => Ok(None),
+        Ok(v1::Durability::Replicated) => Ok(Some(within)),
+        Err(_) => Err(ApiError::field("min_durability", "is unknown; choose LOCAL or REPLICATED")),
+    }
+}
+
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn put_template(
         &self,
         request: Request<v1::PutTemplateRequest>,
     ) -> Result<Response<v1::PutTemplateResponse>, Status> {
+        let within = replicated_within(request.metadata());
         let v1::PutTemplateRequest { template: given, min_durability } = request.into_inner();
+        let wanted = wanted_durability(min_durability, within)?;
         let entry = template(given)?;
         let (entry, event) = self.engine.put_template(entry).await.map_err(ApiError::from)?;
-        let durability = durable(min_durability)?;
+        let durability = self.durable(event, wanted).await?;
         Ok(Response::new(v1::PutTemplateResponse {
             template: Some(pb_template(&entry)),
             event: Some(pb_event_id(event)),
@@ -115,10 +138,12 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::PutSenderStateRequest>,
     ) -> Result<Response<v1::PutSenderStateResponse>, Status> {
+        let within = replicated_within(request.metadata());
         let v1::PutSenderStateRequest { state, min_durability } = request.into_inner();
+        let wanted = wanted_durability(min_durability, within)?;
         let entry = sender(state)?;
         let (entry, event) = self.engine.put_sender(entry).await.map_err(ApiError::from)?;
-        let durability = durable(min_durability)?;
+        let durability = self.durable(event, wanted).await?;
         Ok(Response::new(v1::PutSenderStateResponse {
             state: Some(pb_sender(&entry)),
             event: Some(pb_event_id(event)),
@@ -192,14 +217,5 @@ fn origin_status(origin: crate::policy::ids::OriginId, head: ledger::Head) -> v1
         origin: origin.to_string(),
         last_sequence: head.sequence,
         chain_sha256: crate::grpc::convert::record::hex(&head.hash),
-    }
-}
-
-/// What is durable here; nowhere else is there to be durable yet.
-fn durable(wanted: i32) -> Result<i32, ApiError> {
-    match v1::Durability::try_from(wanted) {
-        Ok(v1::Durability::Unspecified | v1::Durability::Local) => Ok(v1::Durability::Local.into()),
-        Ok(v1::Durability::Replicated) => Err(ApiError::NotDurableEnough),
-        Err(_) => Err(ApiError::field("min_durability", "is unknown; choose LOCAL or REPLICATED")),
     }
 }

@@ -19,7 +19,7 @@ use crate::policy::standing::WINDOW_MS;
 use crate::policy::types::Channel;
 
 use super::stream::{self, Answers};
-use super::{import, opt_out_ref};
+use super::{import, opt_out_ref, replicated_within};
 
 /// The service.
 #[derive(Clone)]
@@ -53,7 +53,8 @@ impl ConsentService for Consent {
         &self,
         request: Request<v1::RecordConsentRequest>,
     ) -> Result<Response<v1::RecordConsentResponse>, Status> {
-        let (request, refused) = record_request(request.into_inner(), self.engine.key())?;
+        let within = replicated_within(request.metadata());
+        let (request, refused) = record_request(request.into_inner(), self.engine.key(), within)?;
         let answer = self.engine.record_consent(request).await.map_err(ApiError::from)?;
         match refused {
             Some(refusal) => Err(ApiError::OnlyOptOuts { refusal: Box::new(refusal) }.into()),

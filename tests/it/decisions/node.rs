@@ -54,6 +54,7 @@ impl Node {
             book: Book::new(rules),
             lexicon: Lexicon::built_in().expect("the built-in words"),
             sink: Arc::new(NoSink),
+            replica: Arc::new(optgate::engine::replica::Replica::alone()),
         })
         .expect("an engine");
         Self { engine, dir }
