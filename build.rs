@@ -22,6 +22,9 @@ const PERSONAL: &[&str] = &[
     ".optgate.v1.HandleInboundMessageRequest.content",
     ".optgate.ledger.v1.Personal",
     ".optgate.ledger.v1.Evidence",
+    ".optgate.replication.v1.Record",
+    ".optgate.replication.v1.Record.blob",
+    ".optgate.replication.v1.PresentBlob",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -43,9 +46,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in &mut descriptors.file {
         file.source_code_info = None;
     }
+    // What peers say to each other is not served where callers ask, so their reflection does not list it.
+    let mut peers = descriptors.clone();
+    peers.file.retain(|file| is_for_peers(file.package()));
+    descriptors.file.retain(|file| !is_for_peers(file.package()));
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    fs::write(out_dir.join("peer_descriptors.bin"), peers.encode_to_vec())?;
     Ok(())
+}
+
+fn is_for_peers(package: &str) -> bool {
+    package.starts_with("optgate.replication.")
 }
 
 fn collect_protos(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {

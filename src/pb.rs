@@ -31,9 +31,27 @@ pub mod ledger {
     }
 }
 
-/// All descriptors, as an encoded `google.protobuf.FileDescriptorSet` without comments: for reflection and for the
+/// `optgate.replication`: what optgates say to each other.
+pub mod replication {
+    /// `optgate.replication.v1`: one stream between two nodes. Only `replication::wire` knows it.
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        rustdoc::all,
+        reason = "generated; the protos hold the comments"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("optgate.replication.v1");
+    }
+}
+
+/// The descriptors of the API and the ledger, as an encoded `google.protobuf.FileDescriptorSet` without comments: for reflection and for the
 /// test that pins the API.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The descriptors of what peers say to each other, apart from the others: callers are never offered it.
+pub const PEER_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/peer_descriptors.bin"));
 
 /// Writes `Name(redacted)`: a log line must not betray an address or a person's words.
 macro_rules! redacted {
@@ -58,6 +76,9 @@ redacted!(
     v1::handle_inbound_message_request::Content,
     ledger::v1::Personal,
     ledger::v1::Evidence,
+    replication::v1::Record,
+    replication::v1::record::Blob,
+    replication::v1::PresentBlob,
 );
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::policy::ids::{EventId, Identifier};
 
 mod bucket;
 mod bytes;
+mod catch_up;
 mod codes;
 mod drain;
 mod error;
@@ -44,6 +45,7 @@ mod shard;
 mod store;
 
 pub use bytes::Damage;
+pub use catch_up::Placed;
 pub use error::{StoreError, ViewError};
 pub use folder::LedgerIdentity;
 pub use inner::{Health, Phase};
@@ -78,7 +80,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             page_cache_mib: 8,
-            record_cache_mib: 64,
+            record_cache_mib: 32,
             overlay_max_mib: 32,
             min_free_mib: 64,
             lock_wait: Duration::from_secs(5),
@@ -163,6 +165,21 @@ pub struct View {
     inner: Arc<Inner>,
     opened: Opened,
     owner: Arc<Owner>,
+}
+
+/// Brings an event to one of its subjects. Repeats change nothing.
+fn event_applied(
+    person: &mut Person,
+    at: Position,
+    id: EventId,
+    event: &ConsentEvent,
+    subject: &Identifier,
+) -> ((), Touched) {
+    person.record.apply(id, event, subject);
+    if let Err(place) = person.trail.binary_search(&at) {
+        person.trail.insert(place, at);
+    }
+    ((), Touched::Consent)
 }
 
 /// Ends the view's thread with the last clone.
@@ -259,13 +276,7 @@ impl View {
     /// When the store cannot be read.
     pub fn apply(&self, at: Position, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
         for subject in &event.subjects {
-            self.inner.update(subject, false, |person| {
-                person.record.apply(id, event, subject);
-                if let Err(place) = person.trail.binary_search(&at) {
-                    person.trail.insert(place, at);
-                }
-                ((), Touched::Consent)
-            })?;
+            self.inner.update(subject, false, |person| event_applied(person, at, id, event, subject))?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::limits::{self, Limiter};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::EventId;
 use crate::policy::keywords::Lexicon;
-use crate::view::{self, LedgerIdentity, Note, View, ViewError};
+use crate::view::{self, LedgerIdentity, Note, Placed, View, ViewError};
 
 use super::book::Book;
 use super::codec;
@@ -30,6 +30,10 @@ use super::{Engine, Inner, Phase};
 const LIMITS_TAG: u8 = 1;
 /// The name of the limits' part of a checkpoint.
 const LIMITS_NAME: &str = "limits";
+/// The most events that a start applies together: the more, the fewer pages of the store are read.
+const REPLAY_EVENTS_MAX: usize = 32_768;
+/// The most bytes of them, as the ledger has them.
+const REPLAY_BYTES_MAX: usize = 16 << 20;
 
 /// What an engine is opened with.
 pub struct Parts {
@@ -163,9 +167,7 @@ impl Engine {
             inner.view.note(LIMITS_TAG, &drained.chunk);
         }
         if !drained.complete {
-            for chunk in inner.limit_chunks() {
-                inner.view.note(LIMITS_TAG, &chunk);
-            }
+            inner.each_limit_chunk(|chunk| inner.view.note(LIMITS_TAG, chunk));
         }
     }
 
@@ -201,14 +203,13 @@ pub enum CloseError {
 }
 
 impl Inner {
-    fn limit_chunks(&self) -> Vec<Vec<u8>> {
-        let mut chunks = Vec::new();
+    fn each_limit_chunk(&self, mut each: impl FnMut(&[u8])) {
         let written = self.limiter.snapshot(self.clock.now(), |chunk| {
-            chunks.push(chunk.to_vec());
+            each(chunk);
             Ok::<(), std::convert::Infallible>(())
         });
         match written {
-            Ok(()) => chunks,
+            Ok(()) => {}
             Err(never) => match never {},
         }
     }
@@ -216,11 +217,11 @@ impl Inner {
     /// All chunks in one, each behind its length.
     fn snapshot_limits(&self) -> Vec<u8> {
         let mut all = Vec::new();
-        for chunk in self.limit_chunks() {
+        self.each_limit_chunk(|chunk| {
             let len = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
             all.extend_from_slice(&len.to_le_bytes());
-            all.extend_from_slice(&chunk);
-        }
+            all.extend_from_slice(chunk);
+        });
         all
     }
 }
@@ -310,8 +311,9 @@ fn rebuild(ledger: &Ledger, view: &View) -> Result<u64, StartError> {
     Ok(count)
 }
 
-/// Applies what the view lacks.
+/// Applies what the view lacks, many events at once.
 fn replay(ledger: &Ledger, view: &View, from: Position) -> Result<u64, StartError> {
+    let mut behind = Behind::default();
     let mut count = 0;
     for record in ledger.iter_from(from) {
         let record = match record {
@@ -322,10 +324,47 @@ fn replay(ledger: &Ledger, view: &View, from: Position) -> Result<u64, StartErro
             }
             Err(error) => return Err(error.into()),
         };
-        apply(view, record.appended, &record.payload)?;
+        behind.take(view, record.appended, &record.payload)?;
         count += 1;
     }
+    behind.apply(view)?;
     Ok(count)
+}
+
+/// What was read of the ledger and is not in the view yet.
+#[derive(Default)]
+struct Behind {
+    events: Vec<Placed>,
+    bytes: usize,
+    /// Behind the last entry read.
+    next: Option<Position>,
+}
+
+impl Behind {
+    fn take(&mut self, view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), ViewError> {
+        match read_entry(appended.id, payload) {
+            Some(LedgerEntry::Consent(event)) => {
+                self.bytes += payload.len();
+                self.events.push(Placed { at: appended.position, id: appended.id, event });
+            }
+            Some(LedgerEntry::Template(entry)) => view.put_template(entry),
+            Some(LedgerEntry::Sender(entry)) => view.put_sender(entry),
+            Some(LedgerEntry::Erasure { .. }) | None => {}
+        }
+        self.next = Some(appended.next);
+        let many = self.events.len() >= REPLAY_EVENTS_MAX || self.bytes >= REPLAY_BYTES_MAX;
+        if many { self.apply(view) } else { Ok(()) }
+    }
+
+    fn apply(&mut self, view: &View) -> Result<(), ViewError> {
+        view.apply_many(&self.events)?;
+        self.events.clear();
+        self.bytes = 0;
+        if let Some(next) = self.next.take() {
+            view.advance(next);
+        }
+        Ok(())
+    }
 }
 
 /// An entry; of one that this version cannot read, at least its opt-outs.

@@ -174,6 +174,7 @@ impl Inner {
                 return Ok(false);
             }
         }
+        self.shards[shard].lock().shrink();
         Ok(true)
     }
 

@@ -75,7 +75,7 @@ impl Folder {
 
     /// Says `state`, so that it survives a power cut.
     pub fn say(&self, state: &State) -> Result<(), ViewError> {
-        write_whole(&self.dir.join(STATE), render(state).as_bytes())
+        write_whole(&self.dir.join(STATE), [render(state).as_bytes()])
     }
 
     /// Unsays everything: the next start rebuilds. It needs no space on the disk.
@@ -185,11 +185,13 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, ViewError> {
 }
 
 /// Writes a file so that a crash leaves either the old one or the new one.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ViewError> {
+pub fn write_whole<'a>(path: &Path, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(), ViewError> {
     let new = path.with_extension("new");
     let write = || {
         let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
+        for piece in pieces {
+            file.write_all(piece)?;
+        }
         file.sync_all()?;
         fs::rename(&new, path)?;
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())

@@ -26,7 +26,7 @@ const ROOM_STEPS: u32 = 10;
 const ROOM_STEP: Duration = Duration::from_millis(5);
 /// The journal's entry of a usage part.
 pub const USAGE: u8 = 1;
-const MIB: u64 = 1024 * 1024;
+pub const MIB: u64 = 1024 * 1024;
 
 /// Whether the view answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,10 +235,20 @@ impl Inner {
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
         let room = self.await_room();
+        self.change(who, room || !must_fit, change)
+    }
+
+    /// As [`Inner::update`], without waiting: whether a change of usage that makes the overlay larger is let in, `room` says.
+    pub fn change<R>(
+        &self,
+        who: &Identifier,
+        room: bool,
+        change: impl FnOnce(&mut Person) -> (R, Touched),
+    ) -> Result<R, ViewError> {
         let mut shard = self.shard(who);
         // Under the lock: closing takes each lock after it has said so, and then nothing changes any more.
         self.require_serving()?;
-        if !room && must_fit && !shard.holds_usage(who) {
+        if !room && !shard.holds_usage(who) {
             return Err(ViewError::Full);
         }
         let mut person = shard.load(who, &*self.store).map_err(|err| self.noting_damage(err))?;

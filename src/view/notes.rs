@@ -36,20 +36,21 @@ pub enum Note<'a> {
 
 /// Writes a checkpoint in place of the one before.
 pub fn write(path: &Path, from: u64, parts: &[(String, Vec<u8>)]) -> Result<(), ViewError> {
-    let mut out = Writer::default();
-    out.raw(&from.to_le_bytes());
-    out.count(parts.len());
+    let mut head = Writer::default();
+    head.raw(&from.to_le_bytes());
+    head.count(parts.len());
+    let mut heads = vec![head.finish()];
     for (name, bytes) in parts {
-        out.text(name);
-        out.count(bytes.len());
-        out.raw(bytes);
+        let mut head = Writer::default();
+        head.text(name);
+        head.count(bytes.len());
+        heads.push(head.finish());
     }
-    let content = out.finish();
-    let mut file = Vec::with_capacity(MAGIC.len() + 4 + content.len());
-    file.extend_from_slice(MAGIC);
-    file.extend_from_slice(&crc32c::crc32c(&content).to_le_bytes());
-    file.extend_from_slice(&content);
-    write_whole(path, &file)
+    // Written as they lie: the contents may be large, and putting them together would double them.
+    let bodies = std::iter::once(&[][..]).chain(parts.iter().map(|(_, bytes)| &bytes[..]));
+    let pieces: Vec<&[u8]> = heads.iter().zip(bodies).flat_map(|(head, body)| [&head[..], body]).collect();
+    let crc = pieces.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece)).to_le_bytes();
+    write_whole(path, [&MAGIC[..], &crc].into_iter().chain(pieces))
 }
 
 /// Hands back the parts of the checkpoint; the answer is the first generation of notes after it. One that is damaged

@@ -16,10 +16,18 @@ use crate::policy::ids::Identifier;
 
 /// What a person in the overlay takes beside its parts: key, table slot, allocations.
 pub const DIRTY_BYTES: u64 = 128;
-/// What a person in the cache takes beside its parts.
+/// What a person in the cache takes beside its parts: key, table slots, allocation, and a share of the table of those
+/// evicted lately.
 const CACHED_BYTES: u64 = 112;
-/// What a person takes in the cache, roughly; only to size its tables.
-const CACHED_BYTES_TYPICAL: u64 = 256;
+/// The least that a person in the cache counts for, which sizes its tables: they never shrink, so a flood of persons
+/// with nothing known (an import asks for each) would otherwise leave tables several times as large as what they hold.
+const CACHED_BYTES_MIN: u64 = 208;
+/// The most persons for which a shard's cache makes room up front: some 900 MiB of cache in all.
+const RESERVED_MAX: usize = 16_384;
+/// What an overlay's table may have room for, times what it holds, before it is made smaller.
+const DIRTY_SLACK: usize = 4;
+/// A table of this size is not worth making smaller.
+const DIRTY_CAPACITY_MIN: usize = 64;
 
 /// Parts of a person that are newer than in the store.
 #[derive(Clone, Debug)]
@@ -52,7 +60,7 @@ struct Weigh;
 
 impl Weighter<Identifier, Box<[u8]>> for Weigh {
     fn weight(&self, _: &Identifier, joined: &Box<[u8]>) -> u64 {
-        CACHED_BYTES + joined.len() as u64
+        (CACHED_BYTES + joined.len() as u64).max(CACHED_BYTES_MIN)
     }
 }
 
@@ -72,8 +80,10 @@ pub struct Shard {
 impl Shard {
     /// An empty shard whose cache holds `cache_bytes`.
     pub fn new(depth: u8, cache_bytes: u64) -> Self {
-        let items = (cache_bytes / CACHED_BYTES_TYPICAL) as usize;
-        let cache = Cache::with(items, cache_bytes, Weigh, FxBuildHasher, DefaultLifecycle::default());
+        let items = (cache_bytes / CACHED_BYTES_MIN) as usize;
+        let mut cache = Cache::with(items, cache_bytes, Weigh, FxBuildHasher, DefaultLifecycle::default());
+        // At once: growing by doubling could leave half of the tables unused for ever. Untouched room costs nothing.
+        cache.reserve(items.min(RESERVED_MAX));
         Self { depth, dirty: FxHashMap::default(), cache, version: 0, hits: 0, misses: 0 }
     }
 
@@ -161,10 +171,15 @@ impl Shard {
         if self.cache.remove(who).is_some() {
             self.cache.insert(*who, stored.join());
         }
-        if self.dirty.is_empty() && self.dirty.capacity() > 1_024 {
-            self.dirty.shrink_to(64);
-        }
         pending.bytes()
+    }
+
+    /// Gives back the room of an overlay that was fuller than it is. To be called now and then, not with each change.
+    pub fn shrink(&mut self) {
+        let needed = self.dirty.len().max(DIRTY_CAPACITY_MIN / DIRTY_SLACK);
+        if self.dirty.capacity() > DIRTY_SLACK * needed {
+            self.dirty.shrink_to(2 * needed);
+        }
     }
 
     /// Forgets what was read and all consent: both are about to come anew, in buckets of this depth. Usage in the overlay
@@ -184,4 +199,52 @@ impl Shard {
 
 fn decode_over(dirty: Option<&Dirty>, base: Parts<'_>) -> Result<Person, Damage> {
     dirty.map_or(base, |dirty| dirty.over(base)).decode()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::store::faulty::Disk;
+
+    fn person(n: u32) -> Identifier {
+        let mut who = Identifier([0; 32]);
+        who.0[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_le_bytes());
+        who
+    }
+
+    #[test]
+    fn persons_of_whom_nothing_is_known_do_not_swell_the_cache() {
+        const BYTES: u64 = 64 * 1024;
+        let (disk, mut shard) = (Disk::default(), Shard::new(8, BYTES));
+        let store = disk.store();
+        for n in 0..10_000 {
+            shard.load(&person(n), &store).unwrap();
+        }
+        let most = (BYTES / CACHED_BYTES_MIN) as usize;
+        assert!(shard.cache.len() <= most, "{} of {most}", shard.cache.len());
+        assert!(shard.cache.len() > most / 2, "they are remembered all the same");
+        let (last, misses) = (person(9_999), shard.misses);
+        shard.load(&last, &store).unwrap();
+        assert_eq!(shard.misses, misses, "the last one is known to be nobody");
+    }
+
+    #[test]
+    fn an_overlay_that_was_drained_gives_its_room_back() {
+        let (disk, mut shard) = (Disk::default(), Shard::new(8, 64 * 1024));
+        let store = disk.store();
+        for n in 0..5_000 {
+            shard.put(&person(n), None, Some(vec![1]));
+        }
+        shard.shrink();
+        assert!(shard.dirty.capacity() >= 5_000);
+        let all = shard.dirty_sorted();
+        for (who, dirty) in shard.pending(&all[..4_990]) {
+            shard.settle(&who, &dirty, Parts { consent: &[], usage: &[1] });
+        }
+        shard.shrink();
+        assert!(shard.dirty.capacity() < 100, "{}", shard.dirty.capacity());
+        assert_eq!(shard.dirty_len(), 10);
+        assert!(all[4_990..].iter().all(|who| shard.holds_usage(who)), "what is left stays");
+        drop(store);
+    }
 }

@@ -177,9 +177,21 @@ impl Ledger {
         }
     }
 
+    /// Applies what the view lacks, as a start does: some at a time.
     fn replay(&self, view: &View, from: Position) {
-        let at = (0..self.events.len()).find(|at| self.position(*at) >= from);
-        self.apply_from(view, at.unwrap_or(self.events.len()));
+        const TOGETHER: usize = 50;
+        let first = (0..self.events.len()).find(|at| self.position(*at) >= from);
+        let events: Vec<_> = (first.unwrap_or(self.events.len())..self.events.len())
+            .map(|at| {
+                let (id, event) = self.events[at].clone();
+                Placed { at: self.position(at), id, event }
+            })
+            .collect();
+        for (nth, some) in events.chunks(TOGETHER).enumerate() {
+            view.apply_many(some).unwrap();
+            let done = self.events.len() - events.len() + nth * TOGETHER + some.len();
+            view.advance(self.position(done));
+        }
     }
 
     fn rebuild(&self, view: &View) {

@@ -9,6 +9,7 @@ use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/api.txt");
+const PEERS_GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/peers.txt");
 const UPDATE: &str = "UPDATE_GOLDEN=1 cargo test --test it golden";
 
 /// Lists what clients and stored bytes rely on, one line each: `kind full.name shape`.
@@ -119,21 +120,34 @@ fn descriptors() -> FileDescriptorSet {
     FileDescriptorSet::decode(pb::FILE_DESCRIPTOR_SET).expect("the build writes a descriptor set")
 }
 
-fn golden_lines() -> Vec<String> {
-    fs::read_to_string(GOLDEN).unwrap_or_default().lines().map(str::to_owned).collect()
+fn golden_lines(golden: &str) -> Vec<String> {
+    fs::read_to_string(golden).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 #[test]
 fn the_api_keeps_its_promises() {
-    let current = listing(&descriptors());
-    let differences = compare(&golden_lines(), &current);
+    check(GOLDEN, &listing(&descriptors()));
+}
+
+/// Nodes of two versions talk to each other while they are upgraded one by one.
+#[test]
+fn the_protocol_between_peers_keeps_its_promises() {
+    let peers =
+        FileDescriptorSet::decode(pb::PEER_DESCRIPTOR_SET).expect("the build writes a descriptor set");
+    let current = listing(&peers);
+    assert!(current.iter().any(|line| line.starts_with("rpc optgate.replication.v1.PeerService.Exchange ")));
+    check(PEERS_GOLDEN, &current);
+}
+
+fn check(golden: &str, current: &[String]) {
+    let differences = compare(&golden_lines(golden), current);
     assert!(
         differences.broken.is_empty(),
         "clients and stored events rely on what was changed; keep it and add beside it:\n{}",
         differences.broken.join("\n")
     );
     if env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(GOLDEN, current.join("\n") + "\n").expect("the golden file can be written");
+        fs::write(golden, current.join("\n") + "\n").expect("the golden file can be written");
         return;
     }
     assert!(

@@ -217,3 +217,58 @@ fn the_real_surroundings_open() {
     let (view, opened) = View::open(Config::default(), &dir, LEDGER).unwrap();
     assert_eq!((opened.rebuild, count_of(&view, &person(1))), (None, 1));
 }
+
+#[test]
+fn a_long_tail_of_the_ledger_is_applied_by_several_threads_at_once() {
+    const PERSONS: u64 = 900;
+    let place = Place::sled();
+    let (mut ledger, mut dice) = (Ledger::default(), Dice::new(29));
+    for _ in 0..500 {
+        ledger.append(&mut dice, PERSONS);
+    }
+    drop(place.serving(&ledger));
+    let tail = ledger.events.len();
+    for _ in 0..2_500 {
+        ledger.append(&mut dice, PERSONS);
+    }
+    let (view, opened) = place.open();
+    assert_eq!(opened.rebuild, None);
+    let placed = |at: usize| {
+        let (id, event) = ledger.events[at].clone();
+        Placed { at: ledger.position(at), id, event }
+    };
+    // From a little before: what was applied already must not matter.
+    let events: Vec<_> = (tail - 20..ledger.events.len()).map(placed).collect();
+    view.apply_many(&events).unwrap();
+    view.advance(ledger.position(ledger.events.len()));
+    ledger.check(&view, PERSONS, "applied together");
+    view.apply_many(&[]).unwrap();
+    view.close().unwrap();
+    drop(view);
+    let (view, opened) = place.open();
+    assert_eq!(opened.replay_from, ledger.position(ledger.events.len()));
+    ledger.check(&view, PERSONS, "and stored");
+}
+
+#[test]
+fn a_tail_larger_than_the_overlay_is_drained_on_the_way() {
+    const PERSONS: u64 = 4_000;
+    let mut place = Place::sled();
+    place.config.overlay_max_mib = 1;
+    let (mut ledger, mut dice) = (Ledger::default(), Dice::new(31));
+    drop(place.serving(&ledger));
+    let (view, _) = place.open();
+    let mut done = 0;
+    let mut most = 0;
+    while done < 12_000 {
+        for _ in 0..3_000 {
+            ledger.append(&mut dice, PERSONS);
+        }
+        ledger.replay(&view, ledger.position(done));
+        done = ledger.events.len();
+        most = most.max(view.inner.overlay_bytes());
+    }
+    assert!(most > MIB, "it was put to the test: {most}");
+    assert!(most < 4 * MIB, "{most} bytes wait");
+    ledger.check(&view, PERSONS, "after it");
+}

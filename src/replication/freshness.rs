@@ -1,0 +1,80 @@
+//! How stale this node may be, per anchor, by a clock that steps cannot fool.
+//!
+//! When the answer to a ping tells a vector, and all of that vector is applied here, then everything the answerer held when the
+//! ping left is applied here. So the ping's age bounds how stale we are of it. What the answerer said of other
+//! anchors holds too, that much earlier. A heartbeat alone proves nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::frame::{ANCHORS_MAX, Heard};
+use super::settings::Mono;
+use crate::policy::ids::OriginId;
+
+/// How many answers of one peer may wait for events to be applied.
+pub(super) const WAITING_MAX: usize = 8;
+
+/// An answer whose vector is not applied in full yet.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    /// When the ping left.
+    pub(super) sent: Mono,
+    /// What is still to be applied.
+    pub(super) needs: BTreeMap<OriginId, u64>,
+    /// What the answerer said of others.
+    pub(super) heard: Vec<Heard>,
+}
+
+/// The answers of one peer that wait.
+#[derive(Debug, Default)]
+pub(super) struct Answers(VecDeque<Waiting>);
+
+impl Answers {
+    /// Adds an answer. When too many wait, the newest of them gives way: what it proved this one proves too, later.
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        if self.0.len() >= WAITING_MAX {
+            self.0.pop_back();
+        }
+        self.0.push_back(waiting);
+    }
+
+    /// `origin` is applied up to `sequence`.
+    pub(super) fn applied(&mut self, origin: OriginId, sequence: u64) {
+        for waiting in &mut self.0 {
+            if waiting.needs.get(&origin).is_some_and(|needed| *needed <= sequence) {
+                waiting.needs.remove(&origin);
+            }
+        }
+    }
+
+    /// The oldest answer, if all it told is applied.
+    pub(super) fn settled(&mut self) -> Option<Waiting> {
+        if self.0.front()?.needs.is_empty() { self.0.pop_front() } else { None }
+    }
+}
+
+/// When each anchor was last known in full.
+#[derive(Debug, Default)]
+pub(super) struct Freshness(BTreeMap<String, Mono>);
+
+impl Freshness {
+    /// Everything that `anchor` held at `at` is applied here.
+    pub(super) fn note(&mut self, anchor: &str, at: Mono) {
+        match self.0.get_mut(anchor) {
+            Some(known) => *known = (*known).max(at),
+            None => {
+                if self.0.len() >= ANCHORS_MAX
+                    && let Some(oldest) =
+                        self.0.iter().min_by_key(|(_, at)| **at).map(|(name, _)| name.clone())
+                {
+                    self.0.remove(&oldest);
+                }
+                self.0.insert(anchor.to_owned(), at);
+            }
+        }
+    }
+
+    /// The age of each anchor's state as it is applied here, in milliseconds.
+    pub(super) fn ages(&self, now: Mono) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(move |(anchor, at)| (anchor.as_str(), now.since_ms(*at)))
+    }
+}

@@ -1,0 +1,213 @@
+//! Who may talk to whom: Hello, its checks, and which of two links stays.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
+use super::{CloseReason, Effect, Machine, Note};
+use crate::policy::ids::OriginId;
+use crate::replication::Link;
+use crate::replication::frame::{
+    ENTRIES_MAX, Frame, Hello, PROTOCOL, Refusal, Role, TEXT_LEN_MAX, VectorEntry,
+};
+use crate::replication::session::{Peer, Session};
+use crate::replication::settings::{Now, Settings, counted_as};
+use crate::replication::vector::Heads;
+use crate::replication::window::Outflow;
+
+/// Our Hello. What of the vector does not fit is told as changes.
+pub(super) fn hello(
+    settings: &Settings,
+    held: &Heads,
+    own: &BTreeSet<OriginId>,
+    origin: Option<OriginId>,
+    session: &mut Session,
+) -> Frame {
+    let mut entries =
+        held.iter().map(|(origin, head)| VectorEntry { origin, head, own: own.contains(&origin) });
+    let vector = entries.by_ref().take(ENTRIES_MAX).collect();
+    session.changed = entries.map(|entry| entry.origin).collect();
+    session.urgent = !session.changed.is_empty();
+    Frame::Hello(Hello {
+        protocol: PROTOCOL,
+        cluster_id: settings.cluster_id.clone(),
+        key_check: settings.key_check,
+        address_form_version: settings.address_form_version,
+        instance: settings.instance,
+        run: settings.run,
+        origin,
+        role: settings.role,
+        anchor_name: settings.anchor_name.clone(),
+        window_bytes: settings.window_bytes,
+        window_frames: settings.window_frames,
+        vector,
+    })
+}
+
+impl Machine {
+    pub(super) fn connected(&mut self, link: Link, dialled: bool, now: Now) {
+        if self.sessions.len() >= self.settings.peers_max {
+            let text =
+                format!("{} peers are connected; raise the limit or lessen them", self.settings.peers_max);
+            self.refuse(link, Refusal::Full, text);
+            return;
+        }
+        self.sessions.insert(link, Session::new(dialled, now));
+    }
+
+    /// Tells the peer why and ends the link.
+    fn refuse(&mut self, link: Link, reason: Refusal, mut text: String) {
+        let mut end = text.len().min(TEXT_LEN_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        self.effects.push(Effect::Send { link, frame: Frame::HelloRefused { reason, text: text.clone() } });
+        self.effects.push(Effect::Close { link, why: CloseReason::Refused { reason, text } });
+    }
+
+    /// Ends a link for a fault of its peer or for silence.
+    pub(super) fn close(&mut self, link: Link, why: CloseReason, now: Now) {
+        if self.sessions.contains_key(&link) {
+            self.forget(link, now);
+            self.effects.push(Effect::Close { link, why });
+        }
+    }
+
+    pub(super) fn hello(&mut self, link: Link, hello: Hello, now: Now) {
+        let Some(session) = self.sessions.get(&link) else { return };
+        if session.peer.is_some() {
+            self.close(link, CloseReason::Violation("said hello twice".to_owned()), now);
+            return;
+        }
+        if let Err((reason, text)) = self.check(&hello) {
+            self.forget(link, now);
+            self.refuse(link, reason, text);
+            return;
+        }
+        if let Some(other) = self.rival(&hello) {
+            if self.other_stays(link, other, &hello) {
+                self.forget(link, now);
+                let (reason, text) = (Refusal::Duplicate, "the two nodes have a stream already".to_owned());
+                self.effects.push(Effect::Send { link, frame: Frame::HelloRefused { reason, text } });
+                self.effects.push(Effect::Close { link, why: CloseReason::Duplicate { of: other } });
+                return;
+            }
+            self.close(other, CloseReason::Superseded, now);
+        }
+        self.accept(link, hello, now);
+    }
+
+    fn check(&self, hello: &Hello) -> Result<(), (Refusal, String)> {
+        let ours = &self.settings;
+        if hello.protocol != PROTOCOL {
+            let text = format!(
+                "one node speaks protocol {}, the other {PROTOCOL}; upgrade the older",
+                hello.protocol
+            );
+            return Err((Refusal::Protocol, text));
+        }
+        if hello.cluster_id != ours.cluster_id {
+            let text = format!(
+                "one node is of cluster `{}`, the other of `{}`; see replication.cluster_id",
+                hello.cluster_id, ours.cluster_id
+            );
+            return Err((Refusal::Cluster, text));
+        }
+        if hello.key_check != ours.key_check {
+            let text = "the nodes have different cluster keys; give every node the same key file".to_owned();
+            return Err((Refusal::Key, text));
+        }
+        if hello.address_form_version != ours.address_form_version {
+            let text = format!(
+                "one node has address form {}, the other {}; upgrade the older",
+                hello.address_form_version, ours.address_form_version
+            );
+            return Err((Refusal::AddressForm, text));
+        }
+        if hello.run == ours.run {
+            return Err((Refusal::Itself, "the node dialled itself".to_owned()));
+        }
+        if hello.role == Role::Edge && ours.role == Role::Edge {
+            return Err((Refusal::Edge, "both nodes are edges; edges connect to anchors only".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The link to the same run that stands already.
+    fn rival(&self, hello: &Hello) -> Option<Link> {
+        let same = |session: &Session| {
+            session.peer.as_ref().is_some_and(|peer| (peer.instance, peer.run) == (hello.instance, hello.run))
+        };
+        self.sessions.iter().find(|(_, session)| same(session)).map(|(link, _)| *link)
+    }
+
+    /// Whether `other` stays and `link` goes. Both sides come to the same answer: the smaller one's dial wins; between two dials of one side, the
+    /// dialler keeps its old one while it thinks it alive, and the other believes it.
+    fn other_stays(&self, link: Link, other: Link, hello: &Hello) -> bool {
+        let dialled = |link: Link| self.sessions.get(&link).is_some_and(|session| session.dialled);
+        let ours_smaller =
+            (self.settings.instance, self.settings.run).cmp(&(hello.instance, hello.run)) == Ordering::Less;
+        let preferred = |link: Link| dialled(link) == ours_smaller;
+        match (preferred(link), preferred(other)) {
+            (true, false) => false,
+            (false, true) => true,
+            _ => dialled(link),
+        }
+    }
+
+    fn accept(&mut self, link: Link, hello: Hello, now: Now) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let anchor = (hello.role == Role::Anchor).then(|| counted_as(&hello.anchor_name, hello.instance));
+        if let Some(anchor) = &anchor {
+            self.durability.connected(anchor);
+        }
+        session.peer =
+            Some(Peer { instance: hello.instance, run: hello.run, role: hello.role, anchor: anchor.clone() });
+        session.out = Outflow::new(
+            hello.window_bytes.min(self.settings.window_bytes),
+            hello.window_frames.min(self.settings.window_frames),
+        );
+        if session.dialled {
+            session.hello_due = true;
+        }
+        session.ping_due = true;
+        self.see(hello.instance, now);
+        self.effects.push(Effect::Note(Note::Joined { link, instance: hello.instance }));
+        if hello.instance == self.settings.instance {
+            self.effects.push(Effect::Note(Note::CopiedStore { instance: hello.instance }));
+        }
+        if anchor.is_some() {
+            for entry in &hello.vector {
+                self.owe(entry);
+            }
+        }
+        self.told_entries(link, &hello.vector, now);
+    }
+
+    /// What an anchor held when it said Hello is known to be missing here until it is applied.
+    pub(super) fn owe(&mut self, entry: &VectorEntry) {
+        if entry.head.sequence > self.held.sequence(entry.origin) {
+            let owed = self.backlog.entry(entry.origin).or_default();
+            *owed = (*owed).max(entry.head.sequence);
+        }
+    }
+
+    /// Drops all that was known by `link` and finds other sources for what it sent.
+    pub(super) fn forget(&mut self, link: Link, now: Now) {
+        if self.sessions.remove(&link).is_none() {
+            return;
+        }
+        self.reading.retain(|_, (reader, _)| *reader != link);
+        for origin in self.intake.gone(link) {
+            self.find_source(origin, now);
+        }
+        // What nobody connected holds any more cannot be waited for: its disk may never come back.
+        let (sessions, held) = (&self.sessions, &self.held);
+        self.backlog.retain(|origin, last| {
+            let anchors = sessions.values().filter(|session| session.anchor().is_some());
+            let told = anchors.map(|session| session.told(*origin)).max().unwrap_or(0);
+            *last = told.min(*last);
+            *last > held.sequence(*origin)
+        });
+    }
+}

@@ -1,0 +1,190 @@
+//! What comes from peers: vectors, events, acks, answers.
+
+use super::{CloseReason, Effect, Machine, Note, StoreOutcome, StoreRefusal, Storing};
+use crate::policy::ids::OriginId;
+use crate::policy::time::Timestamp;
+use crate::replication::Link;
+use crate::replication::frame::{Events, FRAME_LEN_MAX, Heard, Role, VectorEntry};
+use crate::replication::freshness::Waiting;
+use crate::replication::settings::{Now, STORE_PAUSE_MS};
+
+impl Machine {
+    pub(super) fn events(&mut self, link: Link, mut events: Events, now: Now) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let weight = events.weight();
+        session.taken_bytes = session.taken_bytes.saturating_add(weight);
+        session.taken_frames += 1;
+        session.delivered = now.mono;
+        let bytes_max = self.settings.window_bytes.saturating_add(FRAME_LEN_MAX);
+        if session.taken_bytes > bytes_max || session.taken_frames > self.settings.window_frames {
+            self.close(link, CloseReason::Violation("sent more than its window".to_owned()), now);
+            return;
+        }
+        let Some(peer) = &session.peer else { return };
+        let (instance, is_anchor) = (peer.instance, peer.role == Role::Anchor);
+        let origin = events.origin;
+        let (first, last) = (events.first, events.last());
+        let held = self.held.sequence(origin);
+        if !is_anchor || self.own.contains(&origin) || !session.told.contains_key(&origin) {
+            // Nothing of the kind was asked for.
+            self.disposed(link, origin, weight, false);
+            return;
+        }
+        let paused = self.store_paused_until.is_some();
+        let slot = self.intake.slot(origin, now.mono);
+        let received = slot.received.max(held);
+        if last <= received || paused || slot.refused.contains(&instance) {
+            self.disposed(link, origin, weight, last <= held);
+            return;
+        }
+        slot.since = now.mono;
+        if first > received.saturating_add(1) {
+            let ask = slot.source == Some(link) && !slot.gap;
+            slot.gap |= ask;
+            self.disposed(link, origin, weight, false);
+            if ask {
+                self.on(link, |session| session.want(origin, received.saturating_add(1)));
+            }
+            return;
+        }
+        slot.gap = false;
+        slot.received = last;
+        let known = usize::try_from(received.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
+        events.records.drain(..known.min(events.records.len()));
+        events.first = received.saturating_add(1);
+        self.ticket += 1;
+        let storing = Storing { link, origin, weight };
+        self.storing.insert(self.ticket, storing);
+        self.effects.push(Effect::Store { ticket: self.ticket, link, events });
+    }
+
+    /// A frame of events is dealt with.
+    fn disposed(&mut self, link: Link, origin: OriginId, weight: usize, ack: bool) {
+        self.on(link, |session| {
+            session.done += 1;
+            session.taken_bytes = session.taken_bytes.saturating_sub(weight);
+            session.taken_frames = session.taken_frames.saturating_sub(1);
+            if ack {
+                session.acks.insert(origin);
+            }
+        });
+    }
+
+    pub(super) fn stored(&mut self, ticket: u64, outcome: StoreOutcome, now: Now) {
+        let Some(Storing { link, origin, weight }) = self.storing.remove(&ticket) else { return };
+        match outcome {
+            StoreOutcome::Stored { head } => {
+                self.disposed(link, origin, weight, true);
+                self.advance(origin, head);
+            }
+            StoreOutcome::Refused { head, why } => {
+                self.disposed(link, origin, weight, head.is_some());
+                if let Some(head) = head {
+                    self.advance(origin, head);
+                }
+                self.refused(link, origin, &why, now);
+            }
+        }
+    }
+
+    fn refused(&mut self, link: Link, origin: OriginId, why: &StoreRefusal, now: Now) {
+        let held = self.held.sequence(origin);
+        let pending = self.storing.values().any(|storing| storing.origin == origin);
+        let slot = self.intake.slot(origin, now.mono);
+        if !pending {
+            slot.received = held;
+        }
+        match *why {
+            StoreRefusal::Gap => {
+                // Follows from a refusal before it: what was handed over behind that one is refused too.
+                if !pending && slot.source == Some(link) {
+                    let from = held.saturating_add(1);
+                    self.on(link, |session| session.want(origin, from));
+                }
+            }
+            StoreRefusal::Later => {
+                self.store_paused_until = Some(super::Mono(now.mono.0.saturating_add(STORE_PAUSE_MS)));
+            }
+            StoreRefusal::Chain { sequence } => self.unverified(link, origin, sequence, now),
+            StoreRefusal::Fork { sequence, ours, theirs } => {
+                self.effects.push(Effect::Note(Note::Forked { origin, sequence, ours, theirs }));
+                self.unverified(link, origin, sequence, now);
+            }
+        }
+    }
+
+    fn unverified(&mut self, link: Link, origin: OriginId, sequence: u64, now: Now) {
+        let Some(instance) =
+            self.sessions.get(&link).and_then(|session| session.peer.as_ref()).map(|peer| peer.instance)
+        else {
+            return;
+        };
+        let slot = self.intake.slot(origin, now.mono);
+        if slot.refused.insert(instance) {
+            self.effects.push(Effect::Note(Note::Unverified { origin, sequence, instance }));
+        }
+        if slot.source == Some(link) {
+            slot.source = None;
+            slot.owner = false;
+            self.on(link, |session| session.skip(origin));
+            self.find_source(origin, now);
+        }
+    }
+
+    pub(super) fn acked(&mut self, link: Link, done: u64, origins: &[(OriginId, u64)], now: Now) {
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        if session.out.done(done).is_err() {
+            self.close(link, CloseReason::Violation("acknowledged more than was sent".to_owned()), now);
+            return;
+        }
+        for (origin, sequence) in origins {
+            self.told(link, *origin, *sequence, false, now);
+        }
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        link: Link,
+        answers: u64,
+        wall_ms: i64,
+        changes: &[VectorEntry],
+        heard: Vec<Heard>,
+        now: Now,
+    ) {
+        let Some(session) = self.sessions.get(&link) else { return };
+        if !session.told_all && session.anchor().is_some() {
+            for entry in changes {
+                self.owe(entry);
+            }
+        }
+        self.told_entries(link, changes, now);
+        if answers == 0 {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let Some(at) = session.pings.iter().position(|ping| ping.number == answers) else { return };
+        let Some(ping) = session.pings.drain(..=at).next_back() else { return };
+        session.offsets.note(ping.at, now, Timestamp(wall_ms));
+        let needs = session.ahead.iter().map(|origin| (*origin, session.told(*origin))).collect();
+        session.answers.push(Waiting { sent: ping.at.mono, needs, heard });
+        if !std::mem::replace(&mut session.told_all, true) {
+            self.told_in_full(link);
+        }
+        self.settle(link);
+    }
+
+    /// For the first time on this link the peer has told all it holds.
+    fn told_in_full(&mut self, link: Link) {
+        let Some(session) = self.sessions.get(&link) else { return };
+        let Some(anchor) = session.anchor().map(str::to_owned) else { return };
+        let vector = session.told.iter().map(|(origin, told)| (*origin, told.sequence)).collect();
+        let origins = self.durability.told_all(&anchor, &vector);
+        if origins > 0 {
+            self.effects.push(Effect::Note(Note::WentBack { anchor, origins }));
+        }
+        let own: Vec<OriginId> = self.own.iter().copied().collect();
+        for origin in own {
+            self.count_disks(origin);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One node: its disk, its clocks, its process if it runs.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::carrier::MemoryCarrier;
+use super::store::MemoryStore;
+use crate::ledger::Head;
+use crate::policy::ids::OriginId;
+use crate::policy::time::Timestamp;
+use crate::replication::frame::{Events, Instance, Role};
+use crate::replication::{Link, Machine, Mono, Now};
+
+/// A run of a node's process.
+pub struct Process {
+    pub machine: Machine,
+    pub carrier: MemoryCarrier,
+    /// Records on their way to the disk, with when they get there.
+    pub storing: VecDeque<(u64, u64, Events)>,
+    /// The origins of this run: the first is for the trickle, others for imports.
+    pub own: Vec<OriginId>,
+    /// Where it dials, and when it may next.
+    pub dials: BTreeMap<usize, Dial>,
+}
+
+/// An address that is dialled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dial {
+    /// The link it led to, or that made it needless.
+    pub link: Option<Link>,
+    pub not_before: u64,
+}
+
+pub struct Node {
+    pub role: Role,
+    pub instance: Instance,
+    pub peers: Vec<usize>,
+    pub disk: MemoryStore,
+    /// Copies of the disk as it was.
+    pub backups: Vec<MemoryStore>,
+    pub process: Option<Process>,
+    /// Counts processes, so that what was meant for an old one is dropped.
+    pub epoch: u64,
+    pub mono_offset: u64,
+    pub wall_offset: i64,
+    /// Until then the process stands still.
+    pub frozen_until: u64,
+    /// How long a frame stays with the carrier, in milliseconds.
+    pub slowness: u64,
+    /// When the last of what came is delivered, so that order holds.
+    pub went_back: u64,
+    /// Per origin when it was held up to where, for the judge.
+    pub history: BTreeMap<OriginId, Vec<(u64, u64)>>,
+}
+
+impl Node {
+    pub fn now(&self, at: u64) -> Now {
+        let wall = Timestamp(1_790_000_000_000 + at as i64 + self.wall_offset);
+        Now { mono: Mono(at + self.mono_offset), wall }
+    }
+
+    /// Notes for the judge that `origin` is held up to `head` from `at` on.
+    pub fn note(&mut self, origin: OriginId, head: Head, at: u64) {
+        self.history.entry(origin).or_default().push((at, head.sequence));
+    }
+
+    /// Its disk is another now: what it held before, it never held.
+    pub fn replace_disk(&mut self, disk: MemoryStore, at: u64) {
+        self.disk = disk;
+        self.went_back = at;
+        self.history.clear();
+        for (origin, head) in self.disk.heads().iter() {
+            self.history.entry(origin).or_default().push((at, head.sequence));
+        }
+    }
+}

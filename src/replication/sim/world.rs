@@ -1,0 +1,465 @@
+//! The cluster: nodes, links, what is under way, and the time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+use super::carrier::{Handed, MemoryCarrier};
+use super::node::{Dial, Node, Process};
+use super::rng::Rng;
+use super::store::MemoryStore;
+use crate::policy::ids::OriginId;
+use crate::replication::carrier::{Carrier, Incoming};
+use crate::replication::frame::{Frame, Instance, RecordBlob, Role, Run};
+use crate::replication::settings::Settings;
+use crate::replication::{CloseReason, Effect, Input, Link, Machine, Note, StoreOutcome, wire};
+
+/// How often a node's machine is ticked.
+pub const TICK_MS: u64 = 200;
+/// How long after a failed dial the next is tried.
+const REDIAL_MS: u64 = 500;
+pub const WINDOW_BYTES: usize = 128 * 1024;
+pub const WINDOW_FRAMES: usize = 8;
+
+/// Something that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    Tick {
+        node: usize,
+        epoch: u64,
+    },
+    Come {
+        node: usize,
+        incoming: Incoming,
+    },
+    Disk {
+        node: usize,
+        epoch: u64,
+    },
+    Read {
+        node: usize,
+        epoch: u64,
+        ticket: u64,
+        origin: OriginId,
+        from: u64,
+        bytes_max: usize,
+        records_max: usize,
+    },
+}
+
+/// A connection.
+pub struct Wire {
+    pub dialler: usize,
+    pub dialled: usize,
+    /// When the last frame of each direction arrives: dialler's first.
+    last: [u64; 2],
+    /// A frame of that direction was lost, so none may follow.
+    broken: [bool; 2],
+}
+
+/// What a run is to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
+    Mesh,
+    Star,
+    Line,
+}
+
+pub struct World {
+    pub seed: u64,
+    pub rng: Rng,
+    pub now: u64,
+    pub nodes: Vec<Node>,
+    pub wires: BTreeMap<Link, Wire>,
+    /// Frames from the first to the second vanish.
+    pub cut: BTreeSet<(usize, usize)>,
+    pub anchors: usize,
+    pub delay_ms: u64,
+    pub max_staleness_ms: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    due: BTreeMap<u64, Due>,
+    number: u64,
+    links: u64,
+    /// Own events that were said to be on a majority's disks: up to where, and how many disks might excuse a loss.
+    pub promised: BTreeMap<OriginId, u64>,
+    pub notes: Vec<(u64, usize, Note)>,
+    pub closes: Vec<(u64, usize, CloseReason)>,
+    pub steps: u64,
+    pub frames: u64,
+    pub stored: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, roles: &[Role], topology: Topology) -> Self {
+        let mut rng = Rng::new(seed);
+        let anchors = roles.iter().filter(|role| **role == Role::Anchor).count();
+        let mut nodes = Vec::new();
+        for (number, role) in roles.iter().enumerate() {
+            let anchor_peers =
+                (0..roles.len()).filter(|peer| *peer != number && roles[*peer] == Role::Anchor);
+            let peers = match (topology, role) {
+                (Topology::Mesh, _) | (Topology::Star, Role::Edge) => anchor_peers.collect(),
+                (Topology::Star, Role::Anchor) => anchor_peers.filter(|peer| *peer == 0).collect(),
+                (Topology::Line, _) => anchor_peers.filter(|peer| peer + 1 == number).collect(),
+            };
+            nodes.push(Node {
+                role: *role,
+                instance: Instance(rng.bytes16()),
+                peers,
+                disk: MemoryStore::default(),
+                backups: Vec::new(),
+                process: None,
+                epoch: 0,
+                mono_offset: rng.below(1_000_000),
+                wall_offset: rng.below(2_000) as i64 - 1_000,
+                frozen_until: 0,
+                slowness: 0,
+                went_back: 0,
+                history: BTreeMap::new(),
+            });
+        }
+        let mut world = Self {
+            seed,
+            rng,
+            now: 1_000,
+            nodes,
+            wires: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            anchors,
+            delay_ms: 5,
+            max_staleness_ms: 5_000,
+            queue: BinaryHeap::new(),
+            due: BTreeMap::new(),
+            number: 0,
+            links: 0,
+            promised: BTreeMap::new(),
+            notes: Vec::new(),
+            closes: Vec::new(),
+            steps: 0,
+            frames: 0,
+            stored: 0,
+        };
+        for node in 0..world.nodes.len() {
+            world.start(node);
+        }
+        world
+    }
+
+    pub fn settings(&mut self, node: usize) -> Settings {
+        let run = Run(self.rng.bytes16());
+        let mut settings = Settings::new(self.nodes[node].instance, run);
+        settings.role = self.nodes[node].role;
+        settings.anchors = self.anchors;
+        settings.anchor_name = format!("anchor-{node}");
+        settings.window_bytes = WINDOW_BYTES;
+        settings.window_frames = WINDOW_FRAMES;
+        settings
+    }
+
+    pub fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let settings = self.settings(node);
+        let one = &mut self.nodes[node];
+        one.epoch += 1;
+        if one.role == Role::Edge {
+            // An edge keeps no history.
+            one.replace_disk(MemoryStore::default(), self.now);
+        }
+        one.process = Some(Process {
+            machine: Machine::new(settings, one.disk.heads()),
+            carrier: MemoryCarrier::default(),
+            storing: VecDeque::new(),
+            own: Vec::new(),
+            dials: one.peers.iter().map(|peer| (*peer, Dial::default())).collect(),
+        });
+        let epoch = one.epoch;
+        let first = self.now + self.rng.below(TICK_MS);
+        self.at(first, Due::Tick { node, epoch });
+    }
+
+    /// The process dies; what was not on disk is lost.
+    pub fn crash(&mut self, node: usize) {
+        self.nodes[node].process = None;
+        self.nodes[node].epoch += 1;
+        let links: Vec<Link> = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wire.dialler == node || wire.dialled == node)
+            .map(|(link, _)| *link)
+            .collect();
+        for link in links {
+            self.break_link(link, Some(node));
+        }
+    }
+
+    /// The connection is lost: each end learns of it by and by, the dead one never.
+    pub fn break_link(&mut self, link: Link, dead: Option<usize>) {
+        let Some(wire) = self.wires.remove(&link) else { return };
+        for (direction, node) in [(1, wire.dialler), (0, wire.dialled)] {
+            if Some(node) != dead {
+                let from = if direction == 0 { wire.dialler } else { wire.dialled };
+                if self.cut.contains(&(from, node)) {
+                    continue;
+                }
+                let at = wire.last[direction].max(self.now) + 1 + self.rng.below(50);
+                self.at(
+                    at,
+                    Due::Come { node, incoming: Incoming::Disconnected { link, why: "lost".to_owned() } },
+                );
+            }
+        }
+    }
+
+    pub fn at(&mut self, at: u64, due: Due) {
+        self.number += 1;
+        self.queue.push(Reverse((at, self.number)));
+        self.due.insert(self.number, due);
+    }
+
+    /// Lets the time run to `until`.
+    pub fn run(&mut self, until: u64) {
+        while let Some(Reverse((at, number))) = self.queue.peek().copied() {
+            if at > until {
+                break;
+            }
+            self.queue.pop();
+            self.now = self.now.max(at);
+            if let Some(due) = self.due.remove(&number) {
+                self.step(due);
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// Time passes in which nothing happens but what was due.
+    pub fn skip(&mut self, span_ms: u64) {
+        let due: Vec<Reverse<(u64, u64)>> = std::mem::take(&mut self.queue).into_vec();
+        self.queue = due.into_iter().map(|Reverse((at, number))| Reverse((at + span_ms, number))).collect();
+        for wire in self.wires.values_mut() {
+            wire.last = wire.last.map(|at| at + span_ms);
+        }
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                for (at, _, _) in &mut process.storing {
+                    *at += span_ms;
+                }
+            }
+        }
+        self.now += span_ms;
+    }
+
+    fn step(&mut self, due: Due) {
+        let (node, epoch) = match &due {
+            Due::Tick { node, epoch } | Due::Disk { node, epoch } | Due::Read { node, epoch, .. } => {
+                (*node, Some(*epoch))
+            }
+            Due::Come { node, .. } => (*node, None),
+        };
+        if epoch.is_some_and(|epoch| epoch != self.nodes[node].epoch) || self.nodes[node].process.is_none() {
+            return;
+        }
+        if self.nodes[node].frozen_until > self.now {
+            let until = self.nodes[node].frozen_until;
+            self.at(until, due);
+            return;
+        }
+        self.steps += 1;
+        match due {
+            Due::Tick { node, epoch } => {
+                self.dial(node);
+                self.input(node, Input::Tick);
+                self.judge_freshness(node);
+                self.judge_bounds(node);
+                self.at(self.now + TICK_MS, Due::Tick { node, epoch });
+            }
+            Due::Come { node, incoming } => {
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.carrier.come.push_back(incoming);
+                }
+                self.take_in(node);
+            }
+            Due::Disk { node, .. } => self.disk_done(node),
+            Due::Read { node, ticket, origin, from, bytes_max, records_max, .. } => {
+                let records = self.nodes[node].disk.read(origin, from, bytes_max, records_max);
+                self.input(node, Input::Read { ticket, records });
+            }
+        }
+    }
+
+    fn take_in(&mut self, node: usize) {
+        while let Some(incoming) =
+            self.nodes[node].process.as_mut().and_then(|process| process.carrier.next())
+        {
+            let input = match incoming {
+                Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
+                Incoming::Frame { link, frame, len, cursor: _ } => Input::Frame { link, frame, len },
+                Incoming::Sent { link } => Input::Sent { link },
+                Incoming::Disconnected { link, why } => {
+                    if let Some(process) = &mut self.nodes[node].process {
+                        for dial in process.dials.values_mut().filter(|dial| dial.link == Some(link)) {
+                            *dial = Dial { link: None, not_before: self.now + REDIAL_MS };
+                        }
+                    }
+                    Input::Disconnected { link, why }
+                }
+            };
+            self.input(node, input);
+        }
+    }
+
+    pub fn input(&mut self, node: usize, input: Input) {
+        let one = &mut self.nodes[node];
+        let now = one.now(self.now);
+        let Some(process) = &mut one.process else { return };
+        let effects = process.machine.handle(input, now);
+        for effect in effects {
+            self.effect(node, effect);
+        }
+        self.move_frames(node);
+    }
+
+    fn effect(&mut self, node: usize, effect: Effect) {
+        let epoch = self.nodes[node].epoch;
+        match effect {
+            Effect::Send { link, frame } => {
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.carrier.send(link, frame);
+                }
+            }
+            Effect::Close { link, why } => {
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.carrier.close(link);
+                    for dial in process.dials.values_mut().filter(|dial| dial.link == Some(link)) {
+                        let link = if let CloseReason::Duplicate { of } = &why { Some(*of) } else { None };
+                        *dial = Dial { link, not_before: self.now + REDIAL_MS };
+                    }
+                }
+                self.closes.push((self.now, node, why));
+            }
+            Effect::Store { ticket, events, .. } => {
+                let latency = 1 + self.rng.below(8);
+                if let Some(process) = &mut self.nodes[node].process {
+                    let after = process.storing.back().map_or(0, |(at, _, _)| *at).max(self.now) + latency;
+                    process.storing.push_back((after, ticket, events));
+                    self.at(after, Due::Disk { node, epoch });
+                }
+            }
+            Effect::Read { ticket, origin, from, bytes_max, records_max } => {
+                let at = self.now + self.rng.below(3);
+                self.at(at, Due::Read { node, epoch, ticket, origin, from, bytes_max, records_max });
+            }
+            Effect::Replicated { origin, sequence } => self.promise(node, origin, sequence),
+            Effect::Note(note) => self.notes.push((self.now, node, note)),
+        }
+    }
+
+    fn disk_done(&mut self, node: usize) {
+        let now = self.now;
+        let one = &mut self.nodes[node];
+        let Some(process) = &mut one.process else { return };
+        let Some((_, ticket, events)) = process.storing.pop_front() else { return };
+        let outcome = one.disk.relay(&events);
+        if let StoreOutcome::Stored { head } | StoreOutcome::Refused { head: Some(head), .. } = &outcome {
+            one.note(events.origin, *head, now);
+            self.stored += events.records.len() as u64;
+        }
+        self.input(node, Input::Stored { ticket, outcome });
+    }
+
+    /// A person's act at `node`: on disk, told to the machine, acknowledged.
+    pub fn append(&mut self, node: usize, slot: usize, payload_len: usize) {
+        let one = &self.nodes[node];
+        if one.process.is_none() || one.frozen_until > self.now || one.role == Role::Edge {
+            return;
+        }
+        let minted = OriginId(self.rng.bytes16());
+        let with_blob = self.rng.one_in(3);
+        let payload = vec![7; payload_len];
+        let blob = if with_blob {
+            RecordBlob::Present { salt: self.rng.bytes16(), bytes: vec![9; payload_len / 2] }
+        } else {
+            RecordBlob::None
+        };
+        let now = self.now;
+        let one = &mut self.nodes[node];
+        let Some(process) = &mut one.process else { return };
+        while process.own.len() <= slot {
+            let mut origin = minted;
+            origin.0[15] ^= process.own.len() as u8;
+            process.own.push(origin);
+        }
+        let origin = process.own[slot];
+        let head = one.disk.append(origin, &payload, blob);
+        one.note(origin, head, now);
+        self.input(node, Input::OwnAppended { origin, head });
+    }
+
+    fn dial(&mut self, node: usize) {
+        let now = self.now;
+        let Some(process) = &self.nodes[node].process else { return };
+        let wanted: Vec<usize> = process
+            .dials
+            .iter()
+            .filter(|(_, dial)| {
+                let stands = dial.link.is_some_and(|link| {
+                    process.machine.peers().iter().any(|peer| peer.link == link)
+                        || self.wires.contains_key(&link)
+                });
+                !stands && dial.not_before <= now
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in wanted {
+            let blocked = self.cut.contains(&(node, peer)) || self.cut.contains(&(peer, node));
+            let link = (!blocked && self.nodes[peer].process.is_some()).then(|| {
+                self.links += 1;
+                Link(self.links)
+            });
+            if let Some(process) = &mut self.nodes[node].process {
+                process.dials.insert(peer, Dial { link, not_before: now + REDIAL_MS });
+            }
+            let Some(link) = link else { continue };
+            self.wires
+                .insert(link, Wire { dialler: node, dialled: peer, last: [now; 2], broken: [false; 2] });
+            let delay = 1 + self.rng.below(self.delay_ms);
+            for (end, dialled) in [(node, true), (peer, false)] {
+                let at = now + delay;
+                if let Some(wire) = self.wires.get_mut(&link) {
+                    wire.last = [at; 2];
+                }
+                self.at(at, Due::Come { node: end, incoming: Incoming::Connected { link, dialled } });
+            }
+        }
+    }
+
+    fn move_frames(&mut self, node: usize) {
+        while let Some(handed) =
+            self.nodes[node].process.as_mut().and_then(|process| process.carrier.handed.pop_front())
+        {
+            match handed {
+                Handed::Close(link) => self.break_link(link, Some(node)),
+                Handed::Frame(link, frame) => self.carry(node, link, frame),
+            }
+        }
+    }
+
+    fn carry(&mut self, node: usize, link: Link, frame: Frame) {
+        self.frames += 1;
+        let len = self.judge_frame(node, &frame);
+        let leaves = self.now + self.nodes[node].slowness + len as u64 / 10_000;
+        self.at(leaves, Due::Come { node, incoming: Incoming::Sent { link } });
+        let delay = 1 + self.rng.below(self.delay_ms);
+        let Some(wire) = self.wires.get_mut(&link) else { return };
+        let (direction, to) = if wire.dialler == node { (0, wire.dialled) } else { (1, wire.dialler) };
+        wire.broken[direction] |= self.cut.contains(&(node, to));
+        if wire.broken[direction] {
+            return;
+        }
+        let at = (leaves + delay).max(wire.last[direction]);
+        wire.last[direction] = at;
+        let frame =
+            wire::decode(wire::encode(frame)).unwrap_or_else(|fault| panic!("seed {}: {fault}", self.seed));
+        self.at(at, Due::Come { node: to, incoming: Incoming::Frame { link, frame, len, cursor: None } });
+    }
+}
