@@ -12,6 +12,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::reload::{Pace, Reloader};
 use crate::config::{Config, Sources};
 use crate::engine::book::Book;
+use crate::engine::replica::Replica;
 use crate::engine::start::{CloseError, Parts, StartError, Started};
 use crate::engine::{Engine, EngineError};
 use crate::grpc::server::Lifecycle;
@@ -23,6 +24,7 @@ use crate::ledger::disk::RealDisk;
 use crate::ledger::{self};
 use crate::net::accept::Uncounted;
 use crate::net::listen::{BindError, Listener, UNIX_CONNECTIONS_MAX};
+use crate::peers::{self, Peers};
 use crate::policy::keywords::Lexicon;
 use crate::readiness::{Obstacle, Readiness};
 use crate::telemetry::Telemetry;
@@ -30,6 +32,8 @@ use crate::telemetry::calls::{Calls, Shared as SharedCalls};
 use crate::telemetry::decisions::{DecisionLogError, Decisions};
 use crate::telemetry::metrics::gauges;
 use crate::{limits, view};
+
+mod together;
 
 /// The key's file in the data directory.
 pub const KEY_FILE: &str = "optgate.key";
@@ -83,7 +87,7 @@ pub enum AppError {
 /// [`AppError`].
 pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Result<(), AppError> {
     let readiness = Readiness::starting();
-    let (listeners, http_listener) = bind(&config)?;
+    let Bound { listeners, http: http_listener, peers: peer_listener } = bind(&config)?;
     let stop = CancellationToken::new();
     // Probes are answered from the first moment, also while a view is rebuilt.
     let metrics = telemetry.metrics_handle();
@@ -106,11 +110,13 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     });
 
     let decisions = Decisions::start(metrics, config.decision_log.as_ref(), &config.data_dir)?;
+    let replica = together::replica(&config.replication);
     let opening = (config.clone(), Arc::clone(&decisions));
-    let opened = tokio::task::spawn_blocking(move || open(&opening.0, opening.1)).await;
+    let opened = tokio::task::spawn_blocking(move || open(&opening.0, opening.1, replica)).await;
     let (engine, started) = opened.map_err(|_| AppError::Ended("opening"))??;
     let _ = http_engine.set(engine.clone());
     greet(&config, &started);
+    let (peers, driver) = together::start(&config, &engine, &readiness).unzip();
     readiness.clear(Obstacle::Starting);
 
     let reloader = Reloader::new(sources, config.clone(), Pace::default(), || SystemClock.now());
@@ -122,7 +128,15 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     tasks.spawn("ledger watch", watch_ledger(engine.clone(), readiness.clone(), stop.clone()));
     tasks.spawn("signal", wait_for_signal(stop.clone()));
     let lifecycle = Lifecycle { stop: stop.clone(), end_streams: CancellationToken::new() };
-    let host = Arc::new(Host { config: config.clone(), check: engine.key().check_value(), status });
+    if let Some(driver) = driver {
+        tasks.spawn("peers", peers::run(driver, stop.clone()));
+    }
+    let host = Arc::new(Host {
+        config: config.clone(),
+        check: engine.key().check_value(),
+        status,
+        peers: peers.clone(),
+    });
     let routes = Routes::new()
         .send(send::Send::new(engine.clone()))
         .checks_now(send::Send::new(engine.clone()))
@@ -149,8 +163,10 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
         calls,
         Arc::new(Uncounted),
     );
+    let drain = Duration::from_millis(config.server.drain_ms);
+    let peer_server = together::serve(peer_listener, peers, drain, readiness.clone(), stop.clone());
     let failed = tasks.watch(&stop, &readiness);
-    let (drained, failed) = tokio::join!(server, failed);
+    let (drained, failed, ()) = tokio::join!(server, failed, peer_server);
     tracing::info!(finished = drained.finished, cut = drained.cut, "no more calls; closing the ledger");
 
     engine.stop_answering();
@@ -171,7 +187,14 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     failed.map_or(Ok(()), |name| Err(AppError::Ended(name)))
 }
 
-fn bind(config: &Config) -> Result<(Vec<Listener>, Option<Listener>), BindError> {
+/// What is listened on.
+struct Bound {
+    listeners: Vec<Listener>,
+    http: Option<Listener>,
+    peers: Option<Listener>,
+}
+
+fn bind(config: &Config) -> Result<Bound, BindError> {
     let mut listeners = Vec::new();
     if let Some(addr) = config.server.listen {
         if !addr.ip().is_loopback() {
@@ -183,17 +206,17 @@ fn bind(config: &Config) -> Result<(Vec<Listener>, Option<Listener>), BindError>
         listeners.push(Listener::unix(path, config.server.uds_mode, UNIX_CONNECTIONS_MAX)?);
     }
     let http = config.server.http.map(|addr| Listener::tcp(addr, HTTP_CONNECTIONS_MAX)).transpose()?;
-    Ok((listeners, http))
+    let peer = config.replication.listen.map(|addr| Listener::tcp(addr, PEER_CONNECTIONS_MAX)).transpose()?;
+    Ok(Bound { listeners, http, peers: peer })
 }
+
+/// Connections of peers: a few more than there may be, since a node that comes back is there twice for a moment.
+const PEER_CONNECTIONS_MAX: usize = 96;
 
 /// Connections of probes and scrapers.
 const HTTP_CONNECTIONS_MAX: usize = 64;
 
-fn open(
-    config: &Config,
-    sink: Arc<Decisions>,
-    replica: Arc<Replica>,
-) -> Result<(Engine, Started), AppError> {
+fn open(config: &Config, sink: Arc<Decisions>, replica: Arc<Replica>) -> Result<(Engine, Started), AppError> {
     let failed = |source| AppError::Directory { dir: config.data_dir.clone(), source };
     std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
     let disk = Arc::new(RealDisk::new(&config.data_dir.join(LEDGER_DIR)).map_err(failed)?);
@@ -225,12 +248,13 @@ fn open(
     })?)
 }
 
-/// The cluster key: the one configured, or the data directory's own. One is made only together with a new ledger:
-/// a ledger whose key is gone would otherwise come up without a single opt-out.
+/// The cluster key: the one configured, or the data directory's own. One is made only together with a new ledger, where there
+/// are no peers: a ledger whose key is gone would otherwise come up without a single opt-out, and nodes with keys of their own
+/// would not know each other's people.
 fn key(config: &Config, ledger_exists: bool) -> Result<ClusterKey, KeyFileFault> {
     let own = config.data_dir.join(KEY_FILE);
     let path = config.key_file.as_ref().unwrap_or(&own);
-    if ledger_exists || path.exists() || config.key_file.is_some() {
+    if ledger_exists || path.exists() || config.key_file.is_some() || !config.replication.is_alone() {
         let loaded = ClusterKey::load(path)?;
         if loaded.open_to_others {
             tracing::warn!(key = %path.display(), "others than the owner may read the key; chmod 600 it");
@@ -386,6 +410,7 @@ struct Host {
     config: Config,
     check: [u8; 16],
     status: tokio::sync::watch::Receiver<crate::config::reload::LastReload>,
+    peers: Option<Peers>,
 }
 
 impl admin::Host for Host {
@@ -405,6 +430,10 @@ impl admin::Host for Host {
     fn ledger_bytes(&self) -> u64 {
         let files = std::fs::read_dir(self.config.data_dir.join(LEDGER_DIR)).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
+    fn peers(&self) -> Option<peers::Report> {
+        self.peers.as_ref().map(Peers::report)
     }
 
     fn verify(&self) -> Result<ledger::verify::Report, EngineError> {

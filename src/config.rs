@@ -119,8 +119,7 @@ pub enum Role {
     Edge,
 }
 
-/// Peers. Read and checked, although this version has no replication: a setting that would need it
-/// is a fault.
+/// Peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replication {
     /// What this node is among them.
@@ -143,6 +142,20 @@ pub struct Replication {
     pub opt_out_wait_ms: u64,
     /// Whether peers outside loopback may talk without TLS.
     pub allow_plaintext: bool,
+}
+
+impl Replication {
+    /// Whether this node has no peers, neither to dial nor to wait for.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.listen.is_none() && self.peers.is_empty()
+    }
+
+    /// How many anchors the cluster has.
+    #[must_use]
+    pub fn anchors_or_counted(&self) -> usize {
+        self.anchors.map_or(self.peers.len() + 1, |anchors| anchors as usize)
+    }
 }
 
 /// The keyword engine's word lists.

@@ -41,6 +41,7 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
         disk_free_bytes,
         disk_low,
         as_of,
+        replication,
     } = answer;
     let mut lines = Lines::new();
     lines.line(format!("optgate {} is {}", text::clean(version), if *ready { "ready" } else { "not ready" }));
@@ -66,7 +67,62 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
     let low = if *disk_low { ": too little, only opt-outs are written" } else { "" };
     lines.row("disk free", format!("{}{low}", text::bytes(*disk_free_bytes)));
     lines.row("as of", as_of);
+    if let Some(replication) = replication {
+        tell_replication(&mut lines, replication);
+    }
     lines.text().to_owned()
+}
+
+fn tell_replication(lines: &mut Lines, replication: &v1::ReplicationStatus) {
+    let v1::ReplicationStatus { stale, catching_up, backlog_events, members, last_error, peers, anchors } =
+        replication;
+    let state = match (catching_up, stale) {
+        (true, _) => "catching up: everything is denied",
+        (false, true) => "stale: too little is known of a majority of the anchors",
+        (false, false) => "fresh",
+    };
+    lines.row("replica", state);
+    if *backlog_events > 0 {
+        lines.row("backlog", text::count(*backlog_events, "event"));
+    }
+    lines.row("members", members.to_string());
+    for peer in peers {
+        lines.row("peer", tell_peer(peer));
+    }
+    for v1::AnchorFreshness { anchor, age } in anchors {
+        let age = age.as_ref().map(text::seconds).unwrap_or_default();
+        lines.row("anchor", format!("{anchor} as it was {age} ago"));
+    }
+    lines.row("last peer error", last_error);
+}
+
+fn tell_peer(peer: &v1::PeerStatus) -> String {
+    let v1::PeerStatus {
+        instance,
+        role,
+        connected,
+        lag_events,
+        waiting_bytes,
+        received_bytes,
+        sent_bytes,
+        clock_ahead,
+    } = peer;
+    let role = if *role == i32::from(v1::PeerRole::Edge) { "edge" } else { "anchor" };
+    let mut told = format!("{role} {instance}");
+    if let Some(connected) = connected {
+        told.push_str(&format!(", connected for {}", text::seconds(connected)));
+    }
+    if *lag_events > 0 {
+        told.push_str(&format!(", {} ahead of us", text::count(*lag_events, "event")));
+    }
+    if *waiting_bytes > 0 {
+        told.push_str(&format!(", {} on the way to it", text::bytes(*waiting_bytes)));
+    }
+    told.push_str(&format!(", {} in, {} out", text::bytes(*received_bytes), text::bytes(*sent_bytes)));
+    if let Some(ahead) = clock_ahead {
+        told.push_str(&format!(", clock {} ahead", text::seconds(ahead)));
+    }
+    told
 }
 
 fn tell_ledger(lines: &mut Lines, ledger: &v1::LedgerStatus) {

@@ -23,6 +23,8 @@ pub const KEEP_MS_MAX: i64 = 3_660 * DAY_MS;
 pub const BUFFER_MAX: u32 = 1_000_000;
 /// The most peers.
 pub const PEERS_MAX: usize = 64;
+/// How many anchors a cluster may have.
+const ANCHORS_MAX: u32 = 64;
 
 /// Reads every section but the policy's.
 pub(super) fn read(top: &mut Section<'_>, config: &mut Config, report: &mut Report) {
@@ -155,27 +157,42 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
         Some(role)
     });
     section.read("cluster_id", report, cluster_id, |at, report| at.id(report).map(str::to_owned));
-    section.read("listen", report, listen, |at, report| {
-        let address = at.or_null(report, At::socket)?;
-        if address.is_some() {
-            not_built(at, report, "listening for peers");
-        }
-        Some(address)
-    });
+    section.read("listen", report, listen, |at, report| at.or_null(report, At::socket));
     section.read("peers", report, peers, read_peers);
     section.read("anchors", report, anchors, |at, report| {
-        let count = at.or_null(report, |at, report| at.number32(report, 1..=64))?;
-        if count.is_some_and(|count| count > 1) {
-            not_built(at, report, "having other anchors");
-        }
-        Some(count)
+        at.or_null(report, |at, report| at.number32(report, 1..=ANCHORS_MAX))
     });
     section.read("heartbeat", report, heartbeat_ms, |at, report| span(at, report, HOUR_MS));
     section.read("max_staleness", report, max_staleness_ms, |at, report| span(at, report, DAY_MS));
     section.read("bootstrap_budget", report, bootstrap_budget_ms, |at, report| span(at, report, HOUR_MS));
     section.read("opt_out_wait", report, opt_out_wait_ms, |at, report| span(at, report, MINUTE_MS));
     section.read("allow_plaintext", report, allow_plaintext, At::switch);
+    if !*allow_plaintext {
+        let beyond = listen.filter(|addr| !addr.ip().is_loopback()).map(|addr| addr.to_string());
+        let beyond = beyond.or_else(|| peers.iter().find(|peer| !is_local(peer)).cloned());
+        if let Some(address) = beyond {
+            section.at.fault(
+                report,
+                format!("{address} is beyond this machine, and peers talk without encryption"),
+                "keep peers on loopback, or set `allow_plaintext: true` where the network between them is trusted",
+            );
+        }
+    }
+    if anchors.is_some_and(|anchors| anchors > 1) && peers.is_empty() && listen.is_none() {
+        section.at.fault(
+            report,
+            "other anchors are counted, but there is no way to reach them",
+            "set `peers`, or `listen`",
+        );
+    }
     section.close(report);
+}
+
+/// Whether a peer's address can only mean this machine.
+fn is_local(peer: &str) -> bool {
+    let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn read_peers(at: &At<'_>, report: &mut Report) -> Option<Vec<String>> {
@@ -187,9 +204,6 @@ fn read_peers(at: &At<'_>, report: &mut Report) -> Option<Vec<String>> {
             format!("keep at most {PEERS_MAX}, or give one DNS name"),
         );
         return None;
-    }
-    if !items.is_empty() {
-        not_built(at, report, "talking to peers");
     }
     let mut peers = Vec::new();
     for item in &items {

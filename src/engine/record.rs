@@ -110,6 +110,28 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Records the opt-outs of an entry that cannot be trusted otherwise, as an event of this node.
+    ///
+    /// # Errors
+    /// When the event cannot be written.
+    pub async fn keep_opt_outs(&self, payload: &[u8]) -> Result<Option<EventId>, EngineError> {
+        let event = match codec::decode_entry(payload) {
+            Ok(LedgerEntry::Consent(event)) => Some(event),
+            Ok(_) => None,
+            Err(_) => codec::salvage_opt_outs(payload),
+        };
+        let Some(mut event) = event else { return Ok(None) };
+        event.changes.retain(suppresses);
+        if event.changes.is_empty() {
+            return Ok(None);
+        }
+        // The id of the request names the other event; a retry of it is to find that one.
+        event.request = None;
+        Ok(Some(self.inner.append_event(event, &Personal::default()).await?.id))
+    }
+}
+
 impl Inner {
     async fn record(&self, request: RecordRequest) -> Result<RecordAnswer, EngineError> {
         self.serving()?;

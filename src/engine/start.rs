@@ -283,6 +283,9 @@ fn run_name() -> [u8; 8] {
     name
 }
 
+/// From this many events on, a rebuild takes long enough to be told of, at each tenth of it.
+const TOLD_FROM_EVENTS: u64 = 100_000;
+
 /// Feeds the whole ledger to an empty view.
 fn rebuild(ledger: &Ledger, view: &View) -> Result<u64, StartError> {
     let mut rebuilder = view.rebuild()?;
@@ -307,7 +310,11 @@ fn rebuild(ledger: &Ledger, view: &View) -> Result<u64, StartError> {
         }
         count += 1;
     }
-    rebuilder.finish(next, |done, of| tracing::info!(done, of, "the view is being rebuilt"))?;
+    rebuilder.finish(next, |done, of| {
+        if count >= TOLD_FROM_EVENTS && (done * 10 / of.max(1)) != ((done.max(1) - 1) * 10 / of.max(1)) {
+            tracing::info!(done, of, "the view is being rebuilt");
+        }
+    })?;
     Ok(count)
 }
 

@@ -24,8 +24,6 @@ use super::stack::{Observer, Stack};
 use super::status::ApiError;
 use crate::net::accept::{Io, Protocol};
 
-/// Bytes that a client may send ahead on one stream: requests are small, and imports wait for their answers anyway.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// Bytes that a client may send ahead on all streams of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Metadata of one call: a trace context and a token, with room to spare.
@@ -58,7 +56,7 @@ impl<O: Observer> Protocol for Http2<O> {
         let mut builder = h2::server::Builder::new();
         builder
             .max_concurrent_streams(self.config.streams_per_connection_max)
-            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_window_size(self.config.stream_window_bytes)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)

@@ -26,6 +26,8 @@ pub struct Config {
     pub drain: Duration,
     /// Calls at once on one connection; more wait at the client.
     pub streams_per_connection_max: u32,
+    /// Bytes that a client may send ahead on one stream: requests are small, and imports wait for their answers anyway.
+    pub stream_window_bytes: u32,
     /// How long a new connection may take to speak HTTP/2.
     pub handshake: Duration,
     /// How often a silent connection is asked whether it lives.
@@ -40,6 +42,7 @@ impl Default for Config {
             places: Places::default(),
             drain: Duration::from_secs(10),
             streams_per_connection_max: 128,
+            stream_window_bytes: 64 * 1024,
             handshake: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),

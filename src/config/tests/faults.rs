@@ -166,22 +166,45 @@ fn what_is_not_built_does_not_look_as_if_it_worked() {
   webhooks: 0.0.0.0:8443
 replication:
   role: edge
-  listen: 127.0.0.1:50052
-  peers: [anchor:50052, nowhere]
-  anchors: 3
+  peers: [127.0.0.1:50052]
 telemetry: { otlp_endpoint: 'https://collector:4317' }
 ",
         &[
             "2 server.webhooks: receiving webhooks is not built yet",
             "4 replication.role: being an edge is not built yet",
-            "5 replication.listen: listening for peers is not built yet",
-            "6 replication.peers: talking to peers is not built yet",
-            "6 replication.peers[1]: `nowhere` is not a host and a port",
-            "7 replication.anchors: having other anchors is not built yet",
-            "8 telemetry.otlp_endpoint: TLS is not built yet",
+            "6 telemetry.otlp_endpoint: TLS is not built yet",
         ],
     );
     check("replication: { anchors: 1, peers: [], listen: null, cluster_id: eu, heartbeat: 2s }", &[]);
+}
+
+#[test]
+fn peers() {
+    check(
+        "replication: { peers: ['127.0.0.1:1', 'localhost:2', '[::1]:3'], listen: '127.0.0.1:4', anchors: 4 }",
+        &[],
+    );
+    check("replication: { peers: [anchor:50052], listen: '0.0.0.0:50052', allow_plaintext: true }", &[]);
+    check(
+        "replication:\n  peers: [nowhere]\n",
+        &["2 replication.peers[0]: `nowhere` is not a host and a port"],
+    );
+    check(
+        "replication: { peers: [anchor:50052] }",
+        &["1 replication: anchor:50052 is beyond this machine, and peers talk without encryption"],
+    );
+    check(
+        "replication: { listen: '0.0.0.0:50052' }",
+        &["1 replication: 0.0.0.0:50052 is beyond this machine, and peers talk without encryption"],
+    );
+    check(
+        "replication: { anchors: 3 }",
+        &["1 replication: other anchors are counted, but there is no way to reach them"],
+    );
+    check(
+        "replication: { anchors: 65, listen: '127.0.0.1:1' }",
+        &["1 replication.anchors: `65` is out of bounds; write a whole number from 1 to 64"],
+    );
 }
 
 #[test]

@@ -8,14 +8,16 @@ use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::grpc::convert::admin::{pb_sender, pb_template, sender, template};
 use crate::grpc::convert::record::pb_durability;
-use crate::grpc::convert::{pb_event_id, pb_timestamp};
+use crate::grpc::convert::{pb_duration, pb_event_id, pb_timestamp};
 use crate::grpc::status::ApiError;
 use crate::ledger;
 use crate::pb::v1;
 use crate::pb::v1::admin_service_server::AdminService;
+use crate::peers;
 use crate::policy::ids::{BusinessId, EventId};
 use crate::policy::time::Timestamp;
 use crate::readiness::Readiness;
+use crate::replication::frame::Role;
 
 use super::replicated_within;
 
@@ -30,6 +32,8 @@ pub trait Host: Send + Sync + 'static {
     fn reserve_bytes(&self) -> u64;
     /// What the ledger's files take, in bytes.
     fn ledger_bytes(&self) -> u64;
+    /// How the cluster looks from here; `None`: the node is alone.
+    fn peers(&self) -> Option<peers::Report>;
     /// Verifies the whole ledger. Blocking.
     ///
     /// # Errors
@@ -198,6 +202,7 @@ impl AdminService for Admin {
             disk_free_bytes: health.free_bytes.unwrap_or(0),
             disk_low: health.space_low,
             as_of: self.engine.as_of().to_string(),
+            replication: self.host.peers().map(|report| pb_replication(&self.engine, report)),
         }))
     }
 
@@ -218,4 +223,42 @@ fn origin_status(origin: crate::policy::ids::OriginId, head: ledger::Head) -> v1
         last_sequence: head.sequence,
         chain_sha256: crate::grpc::convert::record::hex(&head.hash),
     }
+}
+
+fn pb_replication(engine: &Engine, report: peers::Report) -> v1::ReplicationStatus {
+    let peers::Report { peers, freshness_ms, backlog_events, last_error } = report;
+    let replica = engine.replica();
+    v1::ReplicationStatus {
+        stale: replica.is_stale(),
+        catching_up: replica.is_catching_up(),
+        backlog_events,
+        members: replica.members(),
+        last_error,
+        peers: peers.into_iter().map(pb_peer).collect(),
+        anchors: freshness_ms
+            .into_iter()
+            .map(|(anchor, age_ms)| v1::AnchorFreshness { anchor, age: Some(duration_of_ms(age_ms)) })
+            .collect(),
+    }
+}
+
+fn pb_peer(report: peers::PeerReport) -> v1::PeerStatus {
+    let peers::PeerReport { status, connected, clock_off_ms, received_bytes, sent_bytes } = report;
+    v1::PeerStatus {
+        instance: status.instance.to_string(),
+        role: match status.role {
+            Role::Anchor => v1::PeerRole::Anchor.into(),
+            Role::Edge => v1::PeerRole::Edge.into(),
+        },
+        connected: Some(duration_of_ms(u64::try_from(connected.as_millis()).unwrap_or(u64::MAX))),
+        lag_events: status.lag_events,
+        waiting_bytes: status.window_bytes as u64,
+        received_bytes,
+        sent_bytes,
+        clock_ahead: clock_off_ms.map(pb_duration),
+    }
+}
+
+fn duration_of_ms(ms: u64) -> prost_types::Duration {
+    pb_duration(i64::try_from(ms).unwrap_or(i64::MAX))
 }

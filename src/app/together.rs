@@ -1,0 +1,91 @@
+//! The node among others: what its peers' side is told, and the listener that peers dial.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config};
+use crate::engine::Engine;
+use crate::engine::replica::Replica;
+use crate::grpc::routes::Routes;
+use crate::grpc::server::{self, Lifecycle};
+use crate::grpc::stack::Unobserved;
+use crate::net::accept::Uncounted;
+use crate::net::listen::Listener;
+use crate::peers::{self, Driver, PEER_STREAM_WINDOW_BYTES, Peers};
+use crate::readiness::Readiness;
+use crate::replication::Settings;
+use crate::replication::frame::{Instance, Run};
+use crate::{address, clock};
+
+/// What checks read of the cluster.
+pub fn replica(replication: &config::Replication) -> Arc<Replica> {
+    Arc::new(if replication.is_alone() {
+        Replica::alone()
+    } else {
+        Replica::among_others(Duration::from_millis(replication.opt_out_wait_ms))
+    })
+}
+
+/// The peers' side of the node, where it is among others.
+pub fn start(config: &Config, engine: &Engine, readiness: &Readiness) -> Option<(Peers, Driver)> {
+    let replication = &config.replication;
+    if replication.is_alone() {
+        return None;
+    }
+    let machine = Settings {
+        cluster_id: replication.cluster_id.clone(),
+        key_check: engine.key().check_value(),
+        address_form_version: address::ADDRESS_FORM_VERSION,
+        anchors: replication.anchors_or_counted(),
+        heartbeat_ms: replication.heartbeat_ms,
+        ..Settings::new(Instance(engine.ledger().identity()), Run(run()))
+    };
+    let config = peers::Config {
+        machine,
+        peers: replication.peers.clone(),
+        max_staleness: Duration::from_millis(replication.max_staleness_ms),
+        bootstrap_budget: Duration::from_millis(replication.bootstrap_budget_ms),
+    };
+    Some(peers::new(engine.clone(), readiness.clone(), config))
+}
+
+fn run() -> [u8; 16] {
+    let mut run = [0; 16];
+    // Without randomness the clock still tells runs apart.
+    if getrandom::fill(&mut run).is_err() {
+        run[..8].copy_from_slice(&clock::mono_ms().to_le_bytes());
+    }
+    run
+}
+
+/// Serves the streams that peers dial, until `stop`.
+pub async fn serve(
+    listener: Option<Listener>,
+    peers: Option<Peers>,
+    drain: Duration,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let (Some(listener), Some(peers)) = (listener, peers) else { return };
+    tracing::info!(address = %listener.addr(), "listening for peers");
+    let config = server::Config {
+        drain,
+        stream_window_bytes: PEER_STREAM_WINDOW_BYTES,
+        // A peer that is gone without a word is noticed by the protocol's own heartbeats.
+        ..server::Config::default()
+    };
+    let routes = Routes::new().other(peers.door().service());
+    let lifecycle = Lifecycle { stop, end_streams: CancellationToken::new() };
+    server::serve(
+        vec![listener],
+        routes,
+        config,
+        readiness,
+        lifecycle,
+        Arc::new(Unobserved),
+        Arc::new(Uncounted),
+    )
+    .await;
+}

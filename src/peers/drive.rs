@@ -1,0 +1,305 @@
+//! Runs the machine: one task, one order of events.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::carrier::Streams;
+use super::hands::{self, Storing};
+use super::link::Links;
+use super::{Config, Driver, PeerReport, Report};
+use crate::clock::{self, Clock as _, SystemClock};
+use crate::engine::Engine;
+use crate::ledger::Relayed;
+use crate::readiness::{Obstacle, Readiness};
+use crate::replication::vector::Heads;
+use crate::replication::{Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now};
+
+/// How often the machine is told that time passed.
+const TICK: Duration = Duration::from_millis(100);
+/// The most records that did not verify whose opt-outs are remembered as kept, so that each is kept once.
+const DOUBTFUL_MAX: usize = 10_000;
+
+/// What reports are made from.
+pub struct Shared {
+    pub links: Links,
+    machine: Mutex<Machine>,
+    last_error: Mutex<String>,
+}
+
+impl Shared {
+    pub fn new(links: Links, engine: &Engine, config: &Config) -> Self {
+        let held: Heads = engine.ledger().vector().into_iter().collect();
+        let machine = Mutex::new(Machine::new(config.machine.clone(), held));
+        Self { links, machine, last_error: Mutex::default() }
+    }
+
+    pub fn report(&self) -> Report {
+        let now = now().mono;
+        let machine = self.machine.lock();
+        let peers = machine
+            .peers()
+            .into_iter()
+            .map(|status| {
+                let (received_bytes, sent_bytes) = self.links.bytes(status.link);
+                PeerReport {
+                    connected: Duration::from_millis(now.since_ms(status.since)),
+                    clock_off_ms: machine.clock_off_ms(status.link),
+                    received_bytes,
+                    sent_bytes,
+                    status,
+                }
+            })
+            .collect();
+        Report {
+            peers,
+            freshness_ms: machine.freshness(now).into_iter().collect(),
+            backlog_events: machine.progress().backlog_events,
+            last_error: self.last_error.lock().clone(),
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { mono: Mono(clock::mono_ms()), wall: SystemClock.now() }
+}
+
+pub async fn run(driver: Driver, stop: CancellationToken) {
+    let Driver { shared, incoming, engine, readiness, config } = driver;
+    let older = Arc::downgrade(&shared);
+    engine.replica().ask_of_older(move |event| {
+        older
+            .upgrade()
+            .is_some_and(|shared| shared.machine.lock().replicated_up_to(event.origin) >= event.sequence)
+    });
+    // Neither queue needs a bound of its own: what waits in them is what the machine's windows let be under way.
+    let (inputs, mut answers) = mpsc::unbounded_channel();
+    let (to_store, storing) = mpsc::unbounded_channel();
+    let storer = tokio::spawn(store_in_order(engine.clone(), storing, inputs.clone()));
+    let mut node = Node {
+        carrier: Streams::new(shared.links.clone(), incoming),
+        shared,
+        engine,
+        readiness,
+        to_store,
+        inputs,
+        backlog_since: Some(now().mono),
+        config,
+    };
+    node.readiness.raise(Obstacle::CatchingUp);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let engine = node.engine.clone();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = node.carrier.wait() => {
+                while let Some(incoming) = node.carrier.next() {
+                    node.handle(input_of(incoming));
+                }
+            }
+            Some(input) = answers.recv() => node.handle(input),
+            () = engine.replica().own_moved() => node.hear_own(),
+            _ = ticks.tick() => node.handle(Input::Tick),
+        }
+        node.publish();
+    }
+    drop(node);
+    // Ends once its queue is dropped and what waits is on disk or refused.
+    let _ = storer.await;
+}
+
+fn input_of(incoming: Incoming) -> Input {
+    match incoming {
+        Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
+        Incoming::Frame { link, frame, len, cursor: _ } => Input::Frame { link, frame, len },
+        Incoming::Sent { link } => Input::Sent { link },
+        Incoming::Disconnected { link, why } => Input::Disconnected { link, why },
+    }
+}
+
+struct Node {
+    shared: Arc<Shared>,
+    carrier: Streams,
+    engine: Engine,
+    readiness: Readiness,
+    config: Config,
+    to_store: mpsc::UnboundedSender<Storing>,
+    inputs: mpsc::UnboundedSender<Input>,
+    /// Since when there is a known backlog, or at the start too little is known.
+    backlog_since: Option<Mono>,
+}
+
+impl Node {
+    /// Own events go first: a ping that came after an event's caller was answered must find the event told.
+    fn hear_own(&mut self) {
+        if let Some((origin, head)) = self.engine.replica().take_own() {
+            let effects = self.shared.machine.lock().handle(Input::OwnAppended { origin, head }, now());
+            self.act(effects);
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.hear_own();
+        let effects = self.shared.machine.lock().handle(input, now());
+        self.act(effects);
+    }
+
+    fn act(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { link, frame } => self.carrier.send(link, frame),
+                Effect::Close { link, why } => {
+                    self.note_close(&why);
+                    self.carrier.hold(link, &why);
+                    self.carrier.close(link);
+                }
+                Effect::Store { ticket, link: _, events } => {
+                    // The storer lives as long as this queue.
+                    let _ = self.to_store.send(hands::store(&self.engine, ticket, events));
+                }
+                Effect::Read { ticket, origin, from, bytes_max, records_max } => {
+                    let (engine, inputs) = (self.engine.clone(), self.inputs.clone());
+                    tokio::task::spawn_blocking(move || {
+                        let records = hands::read(&engine, origin, from, bytes_max, records_max);
+                        let _ = inputs.send(Input::Read { ticket, records });
+                    });
+                }
+                Effect::Replicated { origin, sequence } => {
+                    self.engine.replica().set_replicated(origin, sequence);
+                }
+                Effect::Note(note) => self.note(&note),
+            }
+        }
+    }
+
+    /// Tells the engine what follows for checks.
+    fn publish(&mut self) {
+        let replica = self.engine.replica();
+        let machine = self.shared.machine.lock();
+        let mono = now().mono;
+        let others = self.config.machine.majority().saturating_sub(1);
+        let mut ages: Vec<u64> = machine.freshness(mono).into_values().collect();
+        ages.sort_unstable();
+        let staleness_ms = u64::try_from(self.config.max_staleness.as_millis()).unwrap_or(u64::MAX);
+        let fresh_until_ms = match others.checked_sub(1) {
+            None => u64::MAX,
+            Some(last) => ages.get(last).map_or(0, |age| {
+                // The moment the oldest needed ping left, and what may pass since.
+                mono.0.saturating_sub(*age).saturating_add(staleness_ms)
+            }),
+        };
+        replica.set_fresh_until_ms(fresh_until_ms);
+        replica.set_members(machine.members());
+        let off = |peer: &crate::replication::PeerStatus| machine.clock_off_ms(peer.link);
+        let apart = machine.peers().iter().filter_map(off).map(i64::unsigned_abs).max();
+        replica.set_clocks_apart_ms(apart.unwrap_or(0));
+
+        let behind = !machine.is_caught_up();
+        let unheard = machine.progress().anchors < others;
+        drop(machine);
+        let starting = replica.is_catching_up() && self.backlog_since.is_some();
+        if behind || (starting && unheard) {
+            self.backlog_since.get_or_insert(mono);
+        } else {
+            self.backlog_since = None;
+        }
+        let budget_ms = u64::try_from(self.config.bootstrap_budget.as_millis()).unwrap_or(u64::MAX);
+        let catching_up = self.backlog_since.is_some_and(|since| mono.since_ms(since) < budget_ms);
+        if catching_up != replica.is_catching_up() {
+            replica.set_catching_up(catching_up);
+            if self.backlog_since.is_some() && !catching_up {
+                tracing::warn!(
+                    "the anchors' events are not all here yet; serving what may be served without them"
+                );
+            }
+        }
+        if catching_up {
+            self.readiness.raise(Obstacle::CatchingUp);
+        } else {
+            self.readiness.clear(Obstacle::CatchingUp);
+        }
+    }
+
+    fn note_close(&self, why: &CloseReason) {
+        match why {
+            CloseReason::Refused { text, .. } => {
+                tracing::error!(text, "a peer is refused");
+                metrics::counter!("optgate_peer_refusals_total").increment(1);
+            }
+            CloseReason::RefusedByPeer { reason, text } => {
+                if *reason != crate::replication::frame::Refusal::Duplicate {
+                    tracing::error!(text, "a peer refuses this node");
+                }
+            }
+            CloseReason::Violation(text) => tracing::warn!(text, "a peer broke the protocol"),
+            CloseReason::Duplicate { .. } | CloseReason::Superseded => return,
+            CloseReason::NoHello | CloseReason::Silent { .. } => {
+                tracing::info!(%why, "a stream to a peer is closed");
+            }
+        }
+        *self.shared.last_error.lock() = why.to_string();
+    }
+
+    fn note(&self, note: &Note) {
+        match note {
+            Note::Joined { instance, .. } => tracing::info!(peer = %instance, "a peer is connected"),
+            Note::CopiedStore { instance } => {
+                tracing::error!(peer = %instance, "two nodes run from copies of one data directory; give one of them a new one");
+            }
+            Note::WentBack { anchor, origins } => {
+                tracing::warn!(
+                    anchor,
+                    origins,
+                    "an anchor holds less than it once did, as after a restored backup; it is sent what it lacks"
+                );
+            }
+            Note::Unverified { origin, sequence, instance } => {
+                metrics::counter!("optgate_peer_records_unverified_total").increment(1);
+                tracing::error!(%origin, sequence, peer = %instance, "a peer's records do not verify; their opt-outs are kept, the origin is taken from elsewhere");
+            }
+            Note::Forked { origin, sequence, .. } => {
+                metrics::counter!("optgate_peer_forks_total").increment(1);
+                tracing::error!(%origin, sequence, "one event has two hashes: two stores wrote as one origin; find out which");
+            }
+        }
+    }
+}
+
+/// Answers the machine in the order in which records were handed to the ledger, and keeps the opt-outs of those that do not verify.
+async fn store_in_order(
+    engine: Engine,
+    mut storing: mpsc::UnboundedReceiver<Storing>,
+    inputs: mpsc::UnboundedSender<Input>,
+) {
+    let mut kept: HashSet<[u8; 32]> = HashSet::new();
+    while let Some(next) = storing.recv().await {
+        let (ticket, outcome, doubtful) = next.finish(&engine).await;
+        if let Some(doubtful) = doubtful {
+            keep_opt_outs(&engine, &doubtful, &mut kept).await;
+        }
+        let _ = inputs.send(Input::Stored { ticket, outcome });
+    }
+}
+
+/// A record that does not verify may be forged or torn; an opt-out in it holds all the same, as an event of this node.
+async fn keep_opt_outs(engine: &Engine, doubtful: &Relayed, kept: &mut HashSet<[u8; 32]>) {
+    let Ok(parts) = doubtful.parse() else { return };
+    if kept.len() >= DOUBTFUL_MAX || !kept.insert(doubtful.hash) {
+        return;
+    }
+    match engine.keep_opt_outs(parts.payload).await {
+        Ok(Some(event)) => {
+            tracing::warn!(%event, doubtful = %parts.id, "opt-outs of a record that does not verify are kept")
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(%error, doubtful = %parts.id, "opt-outs of a record that does not verify could not be kept")
+        }
+    }
+}
