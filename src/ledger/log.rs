@@ -345,8 +345,10 @@ pub(crate) fn make_file(
             Ok(Some(file))
         }
         Err(fault) if is_full(&fault) => {
-            // Nothing was in it yet. If it cannot be removed now, the next start does it.
+            // A batch that a start moves may be in it, and with that what is erased later: the name must not come back after a power cut.
+            // There may be no room for taking it away either; then the next start does it.
             let _ = disk.remove(temporary);
+            disk.sync_dir().map_err(failure("sync the directory without", temporary))?;
             Ok(None)
         }
         Err(fault) => Err(failure("make", name)(fault)),

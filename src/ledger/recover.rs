@@ -34,11 +34,11 @@ pub(crate) fn open(
 ) -> Result<(Log, Opened), OpenError> {
     // What is visible must also be durable before anything is built on it.
     disk.sync_dir().map_err(io_error("sync", "."))?;
-    for leftover in [NEW, NEW_RESERVE] {
-        if disk.list().map_err(io_error("list", "."))?.iter().any(|name| name == leftover) {
-            disk.remove(leftover).map_err(io_error("remove", leftover))?;
-        }
-    }
+    let names = disk.list().map_err(io_error("list", "."))?;
+    let leftovers =
+        names.into_iter().filter(|name| [NEW, NEW_RESERVE].contains(&name.as_str())).collect::<Vec<_>>();
+    // With a batch that was to be moved may go what is erased later: the names must not come back after a power cut.
+    remove_all(&*disk, &leftovers)?;
     let catalog = Catalog::load(&*disk)?;
     match catalog.identity {
         None => create(disk, sizes, key_check, catalog),

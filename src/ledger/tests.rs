@@ -12,6 +12,7 @@ mod crash;
 mod mesh;
 mod real;
 mod relay;
+mod relay_queue;
 mod rot;
 mod service;
 mod source;

@@ -1,9 +1,17 @@
 //! Crashes at every kind of moment, from seeds. `OPTGATE_LEDGER_SEED=n` runs one seed, `OPTGATE_LEDGER_SEEDS=n` that many.
 
+use std::collections::BTreeMap;
+
+use super::source::{all_of, incoming};
 use super::*;
-use crate::ledger::Blob;
 use crate::ledger::sim::Dice;
 use crate::ledger::verify::verify;
+use crate::ledger::{Blob, Head, RelayError, RelayedBlob};
+use crate::policy::ids::OriginId;
+
+use peers::{Fate, Held, Peers, Sent, fault_name};
+
+mod peers;
 
 const SEEDS: u64 = 20_000;
 
@@ -16,11 +24,19 @@ enum Erasure {
     Done,
 }
 
+/// What is asked for.
+#[derive(Clone)]
+enum Item {
+    Own(Entry),
+    Relayed(Sent, bool),
+}
+
 /// A record that must be there.
 struct Kept {
-    entry: Entry,
+    item: Item,
     /// As first handed out; it must stay good for ever.
     appended: Appended,
+    hash: [u8; 32],
     erasure: Erasure,
 }
 
@@ -29,10 +45,56 @@ struct World {
     disk: SimDisk,
     sizes: Sizes,
     dice: Dice,
+    peers: Peers,
     kept: Vec<Kept>,
     /// Written when the crash came: some may be there, in order.
-    in_flight: Vec<Entry>,
+    in_flight: Vec<Item>,
     small_disk: bool,
+}
+
+impl Item {
+    fn payload(&self) -> &[u8] {
+        match self {
+            Self::Own(entry) => &entry.payload,
+            Self::Relayed(sent, _) => sent.record.parse().unwrap().payload,
+        }
+    }
+
+    fn blob(&self) -> Blob {
+        match self {
+            Self::Own(entry) => entry.blob.clone().map_or(Blob::None, Blob::Present),
+            Self::Relayed(sent, _) => match &sent.record.blob {
+                RelayedBlob::None => Blob::None,
+                RelayedBlob::Present { bytes, .. } => Blob::Present(bytes.clone()),
+                RelayedBlob::Erased => Blob::Erased,
+            },
+        }
+    }
+
+    fn incoming(&self) -> Incoming {
+        match self {
+            Self::Own(entry) => Incoming::Own(entry.clone()),
+            Self::Relayed(sent, priority) => incoming(&sent.record, *priority),
+        }
+    }
+
+    fn fate(&self, held: &Held) -> Fate {
+        match self {
+            Self::Own(_) => Fate::Written,
+            Self::Relayed(sent, _) => sent.fate(held),
+        }
+    }
+
+    fn is_of_this_run(&self) -> bool {
+        matches!(self, Self::Relayed(sent, _) if sent.of_this_run)
+    }
+
+    /// It is written.
+    fn count(&self, held: &mut Held) {
+        if let Self::Relayed(sent, _) = self {
+            held.insert(sent.origin, sent.sequence);
+        }
+    }
 }
 
 impl World {
@@ -49,13 +111,17 @@ impl World {
         };
         let small_disk = dice.one_in(6);
         let disk = SimDisk::with_sectors(dice.roll(), sector);
-        Self { seed, disk, sizes, dice, kept: Vec::new(), in_flight: Vec::new(), small_disk }
+        let peers = Peers::new();
+        Self { seed, disk, sizes, dice, peers, kept: Vec::new(), in_flight: Vec::new(), small_disk }
     }
 
     fn run(&mut self) {
         for _ in 0..2 + self.dice.below(4) {
             let (mut log, opened) = self.open();
             self.check(&log, &opened);
+            if let Some((origin, _)) = log.previous_own.filter(|_| self.dice.one_in(3)) {
+                self.peers.remember(origin, log.shared.table.read().vector[&origin]);
+            }
             let alive = self.work(&mut log);
             let clean = alive && self.dice.one_in(3) && log.close().is_ok();
             drop(log);
@@ -112,8 +178,9 @@ impl World {
                 continue;
             }
             // On a small disk some of a group may have been refused before the crash.
-            let entry = in_flight.find(|entry| entry.payload == record.payload || !self.small_disk);
-            let kept = Kept { entry: entry.unwrap(), appended: record.appended, erasure: Erasure::None };
+            let item = in_flight.find(|item| item.payload() == record.payload || !self.small_disk).unwrap();
+            let (appended, hash) = (record.appended, record.hash);
+            let kept = Kept { item, appended, hash, erasure: Erasure::None };
             check_record(seed, &kept, record);
             self.kept.push(kept);
         }
@@ -126,19 +193,45 @@ impl World {
             let next = reader.iter_from(kept.appended.next).next().map(|next| next.unwrap().appended.id);
             assert_eq!(next, self.kept.get(place + 1).map(|kept| kept.appended.id), "seed {seed}");
         }
-        let head = self.kept.last().map(|kept| kept.appended.id);
-        let table = log.shared.table.read();
-        assert!(head.is_none_or(|id| table.vector[&id.origin].sequence == id.sequence), "seed {seed}");
+        let own = self.kept.iter().rev().find(|kept| matches!(kept.item, Item::Own(_)));
+        let own = own.map(|kept| (kept.appended.id.origin, kept.head()));
+        assert_eq!(log.previous_own, own, "seed {seed}: another origin would be chained to");
+        self.check_origins(log);
+    }
+
+    /// The vector is right, and each origin reads back from anywhere.
+    fn check_origins(&mut self, log: &Log) {
+        let seed = self.seed;
+        let mut origins: BTreeMap<OriginId, Vec<&Kept>> = BTreeMap::new();
+        for kept in &self.kept {
+            origins.entry(kept.appended.id.origin).or_default().push(kept);
+        }
+        let vector: BTreeMap<_, _> =
+            origins.iter().map(|(origin, kept)| (*origin, kept[kept.len() - 1].head())).collect();
+        assert!(log.shared.table.read().vector == vector, "seed {seed}: another vector");
+        for (origin, kept) in origins {
+            let from = self.dice.below(kept.len() as u64 + 2);
+            let expected = kept.iter().skip((from as usize).saturating_sub(1));
+            let found = all_of(log, origin, from);
+            assert_eq!(found.len(), expected.len(), "seed {seed}: {origin} from {from}");
+            for (found, kept) in found.iter().zip(expected) {
+                assert_eq!(found.id(), Ok(kept.appended.id), "seed {seed}");
+                assert!(found.hash == kept.hash, "seed {seed}: another hash");
+                if let Item::Relayed(sent, _) = &kept.item {
+                    assert!(found.chained == sent.record.chained, "seed {seed}: other bytes");
+                    let same = found.blob == sent.record.blob;
+                    let erased = found.blob == RelayedBlob::Erased && kept.erasure != Erasure::None;
+                    assert!(same && kept.erasure != Erasure::Done || erased, "seed {seed}: another blob");
+                }
+            }
+        }
+    }
+
+    fn held(&self) -> Held {
+        self.kept.iter().map(|kept| (kept.appended.id.origin, kept.appended.id.sequence)).collect()
     }
 
     fn entry(&mut self) -> Entry {
-        // Unlike any other, so that it can be searched for.
-        let bytes = |dice: &mut Dice, len: u64| -> Vec<u8> {
-            let mut bytes = dice.roll().to_le_bytes().to_vec();
-            bytes.extend(dice.roll().to_le_bytes());
-            bytes.resize(16 + len as usize, dice.roll() as u8);
-            bytes
-        };
         let dice = &mut self.dice;
         let payload_len = if dice.one_in(8) { 600 } else { 60 };
         let payload_len = dice.below(payload_len);
@@ -146,6 +239,25 @@ impl World {
         let blob_len = dice.below(120);
         let blob = dice.one_in(3).then(|| bytes(dice, blob_len));
         Entry { payload, blob, priority: dice.one_in(2) }
+    }
+
+    /// A few items, and what is written of them if there is room for all.
+    fn group(&mut self, log: &Log) -> (Vec<Item>, Vec<Item>) {
+        let mut held = self.held();
+        let (mut group, mut written) = (Vec::new(), Vec::new());
+        for _ in 0..1 + self.dice.below(5) {
+            let item = if self.dice.one_in(2) {
+                Item::Own(self.entry())
+            } else {
+                Item::Relayed(self.peers.send(&mut self.dice, &held, log.own), self.dice.one_in(2))
+            };
+            if item.fate(&held) == Fate::Written {
+                item.count(&mut held);
+                written.push(item.clone());
+            }
+            group.push(item);
+        }
+        (group, written)
     }
 
     /// Appends and erases until it is enough or the disk fails. False: it failed.
@@ -160,46 +272,66 @@ impl World {
             self.disk.sync_fault_in(Some(self.dice.below(12)));
         }
         for _ in 0..self.dice.below(8) {
-            let group: Vec<Entry> = (0..1 + self.dice.below(4)).map(|_| self.entry()).collect();
-            match log.commit(own(group.clone())) {
-                Ok(verdicts) => {
-                    assert_eq!(verdicts.len(), group.len());
-                    for (verdict, entry) in verdicts.into_iter().zip(group) {
-                        match verdict {
-                            Verdict::Committed(committed) => {
-                                assert_eq!(committed.entry, entry, "seed {}", self.seed);
-                                let appended = committed.appended;
-                                self.kept.push(Kept { entry, appended, erasure: Erasure::None });
-                            }
-                            _ => assert!(self.small_disk, "seed {}", self.seed),
-                        }
-                    }
-                }
+            let (group, written) = self.group(log);
+            match log.commit(group.iter().map(Item::incoming).collect()) {
+                Ok(verdicts) => self.judge(group, verdicts),
                 Err(_) => {
-                    self.in_flight = group;
+                    self.in_flight = written;
                     return false;
                 }
             }
             if self.dice.one_in(6) && !self.kept.is_empty() && !self.erase(log) {
                 return false;
             }
+            if self.dice.one_in(4) && !self.disk.power_is_off() {
+                self.check_origins(log);
+            }
         }
         true
+    }
+
+    /// Each verdict must be what follows from those before it.
+    fn judge(&mut self, group: Vec<Item>, verdicts: Vec<Verdict>) {
+        assert_eq!(verdicts.len(), group.len());
+        let seed = self.seed;
+        let mut held = self.held();
+        for (verdict, item) in verdicts.into_iter().zip(group) {
+            let fate = item.fate(&held);
+            match verdict {
+                Verdict::Committed(Committed { appended, own, hash, entry }) => {
+                    assert_eq!(fate, Fate::Written, "seed {seed}");
+                    assert_eq!(own, matches!(item, Item::Own(_)), "seed {seed}");
+                    assert!(entry.payload == item.payload(), "seed {seed}: another payload");
+                    item.count(&mut held);
+                    self.kept.push(Kept { item, appended, hash, erasure: Erasure::None });
+                }
+                Verdict::NoSpace => assert!(self.small_disk && fate == Fate::Written, "seed {seed}"),
+                Verdict::Known => assert_eq!(fate, Fate::Known, "seed {seed}"),
+                // The group may have been split, so that this run's own record of that number was durable before.
+                Verdict::Refused(RelayError::Fork { .. }) if self.small_disk && item.is_of_this_run() => {}
+                Verdict::Refused(error) => {
+                    assert_eq!(fate, Fate::Refused(fault_name(&error)), "seed {seed}");
+                }
+            }
+        }
     }
 
     fn erase(&mut self, log: &mut Log) -> bool {
         let chosen = self.dice.below(self.kept.len() as u64) as usize;
         let kept = &mut self.kept[chosen];
         let erased = log.erase(kept.appended.position);
-        let Some(blob) = &kept.entry.blob else {
-            return erased.is_ok_and(|result| result.is_err());
+        let blob = match kept.item.blob() {
+            Blob::None => return erased.is_ok_and(|result| result.is_err()),
+            Blob::Present(bytes) => Some(bytes),
+            _ => None,
         };
         match erased {
             Ok(Err(_)) if self.disk.power_is_off() => false,
             Ok(result) => {
                 result.unwrap();
                 kept.erasure = Erasure::Done;
-                assert!(!self.disk.contains(&blob[..16]), "seed {}: erased bytes are left", self.seed);
+                let left = blob.is_some_and(|blob| self.disk.contains(&blob[..16]));
+                assert!(!left, "seed {}: erased bytes are left", self.seed);
                 true
             }
             Err(_) => {
@@ -212,10 +344,25 @@ impl World {
     }
 }
 
+impl Kept {
+    fn head(&self) -> Head {
+        Head { sequence: self.appended.id.sequence, hash: self.hash }
+    }
+}
+
+/// Unlike any others, so that they can be searched for.
+fn bytes(dice: &mut Dice, len: u64) -> Vec<u8> {
+    let mut bytes = dice.roll().to_le_bytes().to_vec();
+    bytes.extend(dice.roll().to_le_bytes());
+    bytes.resize(16 + len as usize, dice.roll() as u8);
+    bytes
+}
+
 fn check_record(seed: u64, kept: &Kept, record: &Record) {
     assert_eq!(record.appended.id, kept.appended.id, "seed {seed}");
-    assert!(record.payload == kept.entry.payload, "seed {seed}: another payload");
-    let as_written = kept.entry.blob.clone().map_or(Blob::None, Blob::Present);
+    assert!(record.payload == kept.item.payload(), "seed {seed}: another payload");
+    assert!(record.hash == kept.hash, "seed {seed}: another hash");
+    let as_written = kept.item.blob();
     let good = match kept.erasure {
         Erasure::None => record.blob == as_written,
         Erasure::Maybe => record.blob == as_written || record.blob == Blob::Erased,

@@ -31,20 +31,20 @@ impl Applier for Notes {
     }
 }
 
-type Groups = Arc<Mutex<Vec<Vec<Committed>>>>;
+pub(super) type Groups = Arc<Mutex<Vec<Vec<Committed>>>>;
 
 fn config() -> Config {
     Config { segment_mib: 4, opt_out_reserve_mib: 1, min_free_mib: 0, lock_wait: Duration::ZERO }
 }
 
-fn start(disk: &SimDisk) -> (Ledger, Groups) {
+pub(super) fn start(disk: &SimDisk) -> (Ledger, Groups) {
     let groups = Groups::default();
     let notes = Notes { groups: Arc::clone(&groups), gate: None };
     (Ledger::open(&config(), Arc::new(disk.clone()), KEY_CHECK, Box::new(notes)).unwrap().0, groups)
 }
 
 /// A ledger whose writer stands in its first group of one until `go` is used.
-fn start_gated(disk: &SimDisk) -> (Ledger, Groups, Sender<()>, Ack) {
+pub(super) fn start_gated(disk: &SimDisk) -> (Ledger, Groups, Sender<()>, Ack) {
     let groups = Groups::default();
     let (entered, wait_entered) = channel();
     let (go, wait_go) = channel();
