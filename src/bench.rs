@@ -7,6 +7,7 @@
 mod child;
 mod empty;
 mod load;
+mod peers;
 mod report;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use load::{Callers, Sample, Target};
 use report::{Series, per_second, summary};
 
 pub use empty::serve as serve_empty;
+pub use peers::run as run_peers;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -49,6 +51,9 @@ pub enum BenchError {
     /// A server did not come up.
     #[error("{0} did not answer in time; its log is {1}")]
     NotUp(&'static str, PathBuf),
+    /// Something did not arrive.
+    #[error("{0} did not arrive in time")]
+    NotThere(&'static str),
     /// A call failed.
     #[error("a call failed: {0}")]
     Call(#[from] Box<tonic::Status>),

@@ -19,9 +19,23 @@ pub enum Kind {
     Optgate,
 }
 
+/// A node among others.
+pub struct Member {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The cluster's key.
+    pub key: PathBuf,
+    /// The port where peers dial it.
+    pub listen: u16,
+    /// Those of the others.
+    pub peers: Vec<u16>,
+}
+
 /// A running server; stopped when dropped.
 pub struct Child {
     process: std::process::Child,
+    name: &'static str,
+    log: PathBuf,
     /// Its socket.
     pub uds: PathBuf,
 }
@@ -40,12 +54,42 @@ impl Child {
                 command.args(["bench-empty", "--uds"]).arg(&uds);
             }
             Kind::Optgate => {
-                let config = dir.join("bench.yaml");
-                fs::write(&config, CONFIG).map_err(io("write the bench's configuration"))?;
-                command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--config"]);
-                command.arg(&config).arg("--data-dir").arg(dir.join("data")).arg("--uds").arg(&uds);
+                serve(&mut command, dir, &uds)?;
             }
         }
+        let mut child = Self::spawn(command, name, uds, log)?;
+        child.wait_until_up().await?;
+        Ok(child)
+    }
+
+    /// Starts a node alone, whose folder is its own.
+    pub async fn start_alone(dir: &Path) -> Result<Self, BenchError> {
+        fs::create_dir_all(dir).map_err(io("make a node's directory"))?;
+        Self::start(Kind::Optgate, dir).await
+    }
+
+    /// Starts a node among others. It answers once enough of them do.
+    pub fn start_member(member: &Member) -> Result<Self, BenchError> {
+        let Member { dir, key, listen, peers } = member;
+        fs::create_dir_all(dir).map_err(io("make a node's directory"))?;
+        let uds = dir.join("gate.sock");
+        let mut command = Command::new(std::env::current_exe().map_err(io("find this binary"))?);
+        serve(&mut command, dir, &uds)?;
+        // Acks tell of this disk: what the others take is what is measured.
+        command.env("OPTGATE_REPLICATION__OPT_OUT_WAIT", "1ms");
+        command.arg("--key-file").arg(key).args(["--peer-listen", &format!("127.0.0.1:{listen}")]);
+        for peer in peers {
+            command.args(["--peer", &format!("127.0.0.1:{peer}")]);
+        }
+        Self::spawn(command, "a node", uds, dir.join("gate.log"))
+    }
+
+    fn spawn(
+        mut command: Command,
+        name: &'static str,
+        uds: PathBuf,
+        log: PathBuf,
+    ) -> Result<Self, BenchError> {
         let output = File::create(&log).map_err(io("make a log"))?;
         let process = command
             .stdin(Stdio::null())
@@ -53,17 +97,21 @@ impl Child {
             .stderr(output)
             .spawn()
             .map_err(io("start a server"))?;
-        let mut child = Self { process, uds };
+        Ok(Self { process, name, log, uds })
+    }
+
+    /// Waits until it answers.
+    pub async fn wait_until_up(&mut self) -> Result<(), BenchError> {
         let begun = Instant::now();
-        while !load::answers(&child.uds).await {
-            let ended = child.process.try_wait().is_ok_and(|status| status.is_some());
+        while !load::answers(&self.uds).await {
+            let ended = self.process.try_wait().is_ok_and(|status| status.is_some());
             if ended || begun.elapsed() > UP_WITHIN {
-                eprintln!("{}", fs::read_to_string(&log).unwrap_or_default());
-                return Err(BenchError::NotUp(name, log));
+                eprintln!("{}", fs::read_to_string(&self.log).unwrap_or_default());
+                return Err(BenchError::NotUp(self.name, self.log.clone()));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(child)
+        Ok(())
     }
 
     /// Kills it as a power cut of the process would.
@@ -100,6 +148,15 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Makes `command` a node with its data in `dir`.
+fn serve(command: &mut Command, dir: &Path, uds: &Path) -> Result<(), BenchError> {
+    let config = dir.join("bench.yaml");
+    fs::write(&config, CONFIG).map_err(io("write the bench's configuration"))?;
+    command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--config"]);
+    command.arg(&config).arg("--data-dir").arg(dir.join("data")).arg("--uds").arg(uds);
+    Ok(())
 }
 
 /// The processor time that the process `who` took so far; `self` is this one.

@@ -63,7 +63,8 @@ impl Sample {
     }
 }
 
-async fn connect(uds: &Path) -> Result<Channel, BenchError> {
+/// Connects to a server's socket.
+pub async fn connect(uds: &Path) -> Result<Channel, BenchError> {
     let uds: PathBuf = uds.to_owned();
     // The authority is not used: the connector always dials the socket.
     let endpoint = Endpoint::from_static("http://bench");
@@ -90,12 +91,17 @@ fn phone(number: u64) -> v1::Recipient {
 }
 
 fn check(number: u64, peek: bool) -> v1::CheckSendRequest {
+    check_of(phone(number), peek)
+}
+
+/// A check of a template to `recipient`.
+pub fn check_of(recipient: v1::Recipient, peek: bool) -> v1::CheckSendRequest {
     let mode = if peek { v1::CheckMode::Peek } else { v1::CheckMode::Enforce };
     let template = v1::TemplateRef { name: "update".into(), language: "en_US".into() };
     v1::CheckSendRequest {
         business_id: "bench".into(),
         sender_id: "sender".into(),
-        recipient: Some(phone(number)),
+        recipient: Some(recipient),
         channel: v1::Channel::Whatsapp.into(),
         content: Some(v1::check_send_request::Content::Template(template)),
         mode: mode.into(),
@@ -116,7 +122,8 @@ impl Draw {
     }
 }
 
-fn failed(status: tonic::Status) -> BenchError {
+/// A call that failed.
+pub fn failed(status: tonic::Status) -> BenchError {
     BenchError::Call(Box::new(status))
 }
 
@@ -149,7 +156,12 @@ where
 }
 
 fn micros(since: Instant) -> u32 {
-    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+    micros_between(since, Instant::now())
+}
+
+/// Microseconds from one moment to a later one.
+pub fn micros_between(from: Instant, to: Instant) -> u32 {
+    u32::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u32::MAX)
 }
 
 /// Checks that consume.
@@ -222,7 +234,45 @@ pub async fn records(uds: &Path, callers: Callers, span: Duration) -> Result<Sam
     .await
 }
 
-fn opt_out(number: u64) -> v1::RecordConsentRequest {
+/// The person whom [`opt_out`] and [`opt_in`] are about.
+pub fn recorded_phone(number: u64) -> v1::Recipient {
+    let text = format!("+491520{:07}", number % 10_000_000);
+    v1::Recipient { address: Some(v1::recipient::Address::Phone(text)) }
+}
+
+/// An opt-in of a person of its own.
+pub fn opt_in(number: u64) -> v1::RecordConsentRequest {
+    let row = row(number);
+    let opt_in = v1::OptIn {
+        channels: vec![v1::Channel::Whatsapp.into()],
+        topics: row.topics,
+        evidence: Some(v1::Evidence {
+            method: v1::OptInMethod::CheckoutFlow.into(),
+            business_name: row.business_name,
+            channels_named: vec![v1::Channel::Whatsapp.into()],
+            message_types: row.message_types,
+            notice_text: row.notice_text,
+            language: row.language,
+            ..v1::Evidence::default()
+        }),
+        ..v1::OptIn::default()
+    };
+    // Some time ago: the clocks of servers and callers may differ.
+    let occurred = prost_types::Timestamp { seconds: 1_768_000_000, nanos: 0 };
+    v1::RecordConsentRequest {
+        request_id: format!("bench-{number}"),
+        business_id: "bench".into(),
+        recipient: Some(recorded_phone(number)),
+        changes: vec![v1::ConsentChange {
+            change: Some(v1::consent_change::Change::OptIn(opt_in)),
+            occurred_time: Some(occurred),
+        }],
+        ..v1::RecordConsentRequest::default()
+    }
+}
+
+/// An opt-out of a person of its own.
+pub fn opt_out(number: u64) -> v1::RecordConsentRequest {
     let out = v1::OptOut {
         channels: vec![v1::Channel::Sms.into()],
         method: v1::OptOutMethod::WebForm.into(),
@@ -231,9 +281,7 @@ fn opt_out(number: u64) -> v1::RecordConsentRequest {
     v1::RecordConsentRequest {
         request_id: format!("bench-{number}"),
         business_id: "bench".into(),
-        recipient: Some(v1::Recipient {
-            address: Some(v1::recipient::Address::Phone(format!("+491520{:07}", number % 10_000_000))),
-        }),
+        recipient: Some(recorded_phone(number)),
         changes: vec![v1::ConsentChange {
             change: Some(v1::consent_change::Change::OptOut(out)),
             occurred_time: None,

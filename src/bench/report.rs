@@ -21,7 +21,8 @@ impl Series {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The value in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => 0.0,
@@ -58,6 +59,11 @@ pub fn summary(series: &Series) -> Value {
 
 fn per_call_us(sample: &Sample, spent: Duration) -> f64 {
     spent.as_secs_f64() * 1e6 / sample.calls.max(1) as f64
+}
+
+/// One figure as a part of another.
+pub fn ratio_of(value: f64, base: f64) -> Value {
+    json!(round(value / base.max(f64::MIN_POSITIVE), 3))
 }
 
 /// Adds how `series` compares with `base`: more is better for throughput, less for times.

@@ -23,6 +23,9 @@ pub struct BenchFlags {
     /// How long each measurement takes.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Measure this many nodes with each other instead, 3 to 7
+    #[arg(long, value_name = "NODES")]
+    peers: Option<usize>,
     /// Where data is kept meanwhile; the disk under it is what is synced. [default: the temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -34,7 +37,7 @@ pub fn run(flags: BenchFlags) -> ExitCode {
     if cfg!(debug_assertions) {
         eprintln!("optgate: this is a debug build; its figures mean nothing (cargo run --release -- bench)");
     }
-    let BenchFlags { recipients, active, rounds, seconds, dir } = flags;
+    let BenchFlags { recipients, active, rounds, seconds, peers, dir } = flags;
     let options = Options {
         // Numbers have seven free digits.
         recipients: recipients.clamp(1, 9_999_999),
@@ -43,7 +46,11 @@ pub fn run(flags: BenchFlags) -> ExitCode {
         seconds: seconds.clamp(0.05, 60.0),
         dir,
     };
-    finish(in_runtime(bench::run(&options)).map(|figures| println!("{figures:#}")))
+    let figures = match peers {
+        None => in_runtime(bench::run(&options)),
+        Some(nodes) => in_runtime(bench::run_peers(&options, nodes)),
+    };
+    finish(figures.map(|figures| println!("{figures:#}")))
 }
 
 /// Serves the empty handler.

@@ -33,7 +33,9 @@ pub(super) fn environment(root: &mut Node, variables: &[(String, String)], repor
             );
             continue;
         }
-        let node = if value.trim_start().starts_with(['[', '{']) {
+        // An IPv6 address and a port begin like a list.
+        let is_socket = value.trim().parse::<std::net::SocketAddr>().is_ok();
+        let node = if !is_socket && value.trim_start().starts_with(['[', '{']) {
             parse(value, &Origin::Variable(name), report)
         } else {
             Some(Node::plain(place, value.clone()))

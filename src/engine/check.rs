@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::address::{self, Address, AddressFault, AddressKind};
 use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode, Receipt};
@@ -119,6 +120,17 @@ impl CheckAnswer {
 const LINK_RETRIES_MAX: usize = 4;
 
 impl Engine {
+    /// Whether all that a check asks to be known is known here.
+    #[must_use]
+    pub fn knows(&self, token: Token) -> bool {
+        self.inner.vector.reaches(token)
+    }
+
+    /// Waits for what a check asks to be known, but not longer than `within`.
+    pub async fn wait_for(&self, token: Token, within: Duration) {
+        self.inner.vector.wait_for(token, within).await;
+    }
+
     /// Judges a send.
     ///
     /// # Errors

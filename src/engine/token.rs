@@ -1,9 +1,11 @@
 //! Tokens name how much was known: a check that carries one sees at least that.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
 
 use crate::policy::ids::{EventId, OriginId};
 
@@ -51,6 +53,8 @@ impl FromStr for Token {
 pub struct Vector {
     applied: RwLock<FxHashMap<OriginId, u64>>,
     latest: RwLock<Latest>,
+    /// Wakes who waits for an event.
+    moved: Notify,
 }
 
 /// The latest event applied and its token's text, made once an event instead of once a check.
@@ -73,6 +77,24 @@ impl Vector {
         *highest = (*highest).max(event.sequence);
         drop(applied);
         *self.latest.write() = Latest { text: Token(Some(event)).to_string().into() };
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until all that `token` names is applied, but not longer than `within`.
+    pub async fn wait_for(&self, token: Token, within: Duration) {
+        let reached = async {
+            loop {
+                // Registered before it is looked, so that no event slips in between.
+                let mut moved = std::pin::pin!(self.moved.notified());
+                moved.as_mut().enable();
+                if self.reaches(token) {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        // Whoever waited in vain is told so by the check itself.
+        let _ = tokio::time::timeout(within, reached).await;
     }
 
     /// Whether all that `token` names is applied.
@@ -93,6 +115,27 @@ impl Vector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_waited_for_but_not_for_ever() {
+        let event = |sequence| EventId { origin: OriginId([3; 16]), sequence };
+        let vector = std::sync::Arc::new(Vector::default());
+        let waiting = {
+            let vector = std::sync::Arc::clone(&vector);
+            tokio::spawn(async move {
+                vector.wait_for(Token(Some(event(2))), Duration::from_secs(3_600)).await;
+                vector.reaches(Token(Some(event(2))))
+            })
+        };
+        tokio::task::yield_now().await;
+        vector.applied(event(1));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        vector.applied(event(2));
+        assert!(waiting.await.unwrap());
+        vector.wait_for(Token(Some(event(3))), Duration::from_millis(5)).await;
+        assert!(!vector.reaches(Token(Some(event(3)))));
+    }
 
     #[test]
     fn tokens_read_back_and_are_reached_in_order() {

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -119,21 +119,26 @@ impl<O: Observer> Http2<O> {
         let mut ahead = None;
         if self.stack.answers_now(method) && !is_encoded(&head.headers) {
             match arrived(&mut stream) {
-                Arrived::Whole(message) => {
+                Arrived::Whole(body) => {
+                    let message = body.slice(MESSAGE_HEAD_LEN..);
                     if answers.capacity() < ANSWER_BYTES_USUAL {
                         answers.reserve(ANSWERS_BYTES);
                     }
                     let answer =
                         self.stack.answer_now(method, &head.headers, |now| now.answer(message, answers));
                     // A caller that has gone needs no answer.
-                    let _ = match answer {
-                        Ok(()) => send_whole(&mut respond, answers.split().freeze()),
+                    match answer {
+                        Ok(true) => {
+                            let _ = send_whole(&mut respond, answers.split().freeze());
+                            return;
+                        }
+                        Ok(false) => ahead = Some(body),
                         Err(status) => {
                             answers.clear();
-                            respond.send_response(status.into_http(), true).map(|_| ())
+                            let _ = respond.send_response(status.into_http(), true);
+                            return;
                         }
-                    };
-                    return;
+                    }
                 }
                 Arrived::Part(part) => ahead = part,
                 Arrived::Broken => return,
@@ -201,7 +206,7 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 enum Arrived {
-    /// The only message, without its head.
+    /// The only message, with its head.
     Whole(Bytes),
     /// Not all of it yet, or something else than one plain message.
     Part(Option<Bytes>),
@@ -231,10 +236,7 @@ fn arrived(stream: &mut RecvStream) -> Arrived {
         }
     }
     match body {
-        Some(mut body) if holds_one_plain_message(&body) => {
-            body.advance(MESSAGE_HEAD_LEN);
-            Arrived::Whole(body)
-        }
+        Some(body) if holds_one_plain_message(&body) => Arrived::Whole(body),
         body => Arrived::Part(body),
     }
 }

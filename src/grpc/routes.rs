@@ -46,11 +46,11 @@ where
 
 /// Answers a message in microseconds, on the thread that has read it.
 pub trait AnswersNow: Send + Sync + 'static {
-    /// Appends the answer's message, with its head, to `out`.
+    /// Appends the answer's message, with its head, to `out`; `false`: the answer has to be waited for, so a task must give it.
     ///
     /// # Errors
     /// What the caller is told instead; what `out` got is not sent.
-    fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<(), Status>;
+    fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<bool, Status>;
 }
 
 /// The services of one listener. A service that was not added answers UNIMPLEMENTED.

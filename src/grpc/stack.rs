@@ -92,6 +92,9 @@ pub trait Observed: Send + Unpin + 'static {
 
     /// The call was answered; for streams: began to be answered.
     fn finish(self, code: Code);
+
+    /// It begins again elsewhere.
+    fn forget(self);
 }
 
 /// Watches nothing.
@@ -108,6 +111,8 @@ impl Observer for Unobserved {
 
 impl Observed for Unobserved {
     fn finish(self, _: Code) {}
+
+    fn forget(self) {}
 }
 
 #[derive(Debug)]
@@ -188,8 +193,8 @@ impl<O: Observer> Stack<O> {
         &self,
         method: &'static Method,
         headers: &HeaderMap,
-        work: impl FnOnce(&dyn AnswersNow) -> Result<(), Status>,
-    ) -> Result<(), Status> {
+        work: impl FnOnce(&dyn AnswersNow) -> Result<bool, Status>,
+    ) -> Result<bool, Status> {
         let mut observed = self.observer.start(method, headers);
         let answer = match (self.counters.take(method.group), self.routes.checks()) {
             (Some(_place), Some(checks)) => {
@@ -200,7 +205,12 @@ impl<O: Observer> Stack<O> {
             (None, _) => Err(ApiError::Overloaded.into()),
             (_, None) => Err(ApiError::Internal.into()),
         };
-        observed.finish(answer.as_ref().map_or_else(Status::code, |()| Code::Ok));
+        match &answer {
+            // It is counted as the call that it becomes.
+            Ok(false) => observed.forget(),
+            Ok(true) => observed.finish(Code::Ok),
+            Err(status) => observed.finish(status.code()),
+        }
         answer
     }
 

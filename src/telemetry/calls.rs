@@ -140,6 +140,13 @@ impl Observed for Watched {
     fn finish(mut self, code: Code) {
         self.end(code);
     }
+
+    fn forget(mut self) {
+        self.ended = true;
+        if let Some(metrics) = self.calls.0.metrics.get(self.method.path) {
+            metrics.forget();
+        }
+    }
 }
 
 impl Drop for Watched {

@@ -102,6 +102,11 @@ impl CallMetrics {
         self.running.increment(1.0);
     }
 
+    /// A call begins again elsewhere.
+    pub fn forget(&self) {
+        self.running.decrement(1.0);
+    }
+
     /// A call ended with `code` after `took`.
     pub fn end(&self, took: Duration, code: Code) {
         match code {

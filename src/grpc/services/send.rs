@@ -1,15 +1,21 @@
 //! `SendService`.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::engine::Engine;
+use crate::engine::token::Token;
 use crate::grpc::connection::put_message;
 use crate::grpc::convert::check::{
     BATCH_ITEMS_MAX, check_request, check_response, report_response, send_report, with_defaults,
 };
+use crate::grpc::method::CHECK;
 use crate::grpc::routes::AnswersNow;
+use crate::grpc::stack::asked_deadline;
 use crate::grpc::status::ApiError;
 use crate::pb::v1;
 use crate::pb::v1::send_service_server::SendService;
@@ -35,10 +41,32 @@ impl Send {
 }
 
 impl AnswersNow for Send {
-    fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<(), Status> {
+    fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<bool, Status> {
         let request = v1::CheckSendRequest::decode(message).map_err(|_| ApiError::Undecodable)?;
-        Ok(put_message(out, &self.check(request, "")?)?)
+        if unknown_here(&self.engine, &request).is_some() {
+            return Ok(false);
+        }
+        put_message(out, &self.check(request, "")?)?;
+        Ok(true)
     }
+}
+
+/// What the request asks to be known and is not known here yet. A token that cannot be read is the check's to refuse.
+fn unknown_here(engine: &Engine, request: &v1::CheckSendRequest) -> Option<Token> {
+    if request.at_least_as_fresh.is_empty() {
+        return None;
+    }
+    let token = request.at_least_as_fresh.parse().ok()?;
+    (!engine.knows(token)).then_some(token)
+}
+
+/// What remains of a check's time to judge and answer.
+const ANSWER_BEFORE: Duration = Duration::from_millis(25);
+
+/// How long a check may wait for what it asks to be known.
+fn wait_within(metadata: &MetadataMap) -> Duration {
+    let asked = asked_deadline(metadata.as_ref());
+    asked.map_or(CHECK, |asked| asked.min(CHECK)).saturating_sub(ANSWER_BEFORE)
 }
 
 #[tonic::async_trait]
@@ -47,8 +75,13 @@ impl SendService for Send {
         &self,
         request: Request<v1::CheckSendRequest>,
     ) -> Result<Response<v1::CheckSendResponse>, Status> {
+        let within = wait_within(request.metadata());
+        let request = request.into_inner();
+        if let Some(token) = unknown_here(&self.engine, &request) {
+            self.engine.wait_for(token, within).await;
+        }
         // Microseconds: moving it to another thread would cost more than it takes.
-        Ok(Response::new(self.check(request.into_inner(), "")?))
+        Ok(Response::new(self.check(request, "")?))
     }
 
     async fn batch_check_send(
