@@ -20,7 +20,7 @@ use optgate::view::{Config, LedgerIdentity, Touched, View};
 
 /// As the binary has it: the memory figure depends on it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const ACTIVE: u64 = 100_000;
 const ROUNDS: u64 = 400_000;

@@ -6,7 +6,13 @@ use clap::Parser as _;
 use optgate::cli::{self, Cli};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How the allocator is set, which it reads before `main`: a few arenas, since each keeps free memory of its own and
+/// threads have caches before them, and what stays free for a second goes back to the system. Both are for memory: with
+/// its own settings a fifth more stayed resident under load. `_RJEM_MALLOC_CONF` in the environment overrides them.
+#[unsafe(export_name = "_rjem_malloc_conf")] // the one name that jemalloc looks for; nothing else has it
+static ALLOCATOR_SETTINGS: &[u8; 30] = b"narenas:4,dirty_decay_ms:1000\0";
 
 fn main() -> ExitCode {
     keep_pages_small();
@@ -21,8 +27,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says no to huge pages, which the allocator asks for: where memory is used here and there, two mebibytes stay for each
-/// spot, which came to a third of all. It is the process's own choice and passes on to its children.
+/// Says no to huge pages, wherever the system gives them unasked: where memory is used here and there, two mebibytes
+/// stay for each spot, a fifth of all under load. It is the process's own choice and passes on to its children.
 fn keep_pages_small() {
     #[cfg(target_os = "linux")]
     // SAFETY: this request reads its flags by value and touches no memory of ours.
