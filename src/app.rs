@@ -122,6 +122,8 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     let reloader = Reloader::new(sources, config.clone(), Pace::default(), || SystemClock.now());
     let status = reloader.status();
     let mut tasks = Tasks::default();
+    // Peers are told until the last call is answered.
+    let peers_stop = CancellationToken::new();
     tasks.spawn("reload", apply_reloads(engine.clone(), reloader.rules(), stop.clone()));
     tasks.spawn("configuration", reloader.run(stop.clone()));
     tasks.spawn("usage", note_usage(engine.clone(), stop.clone()));
@@ -129,7 +131,7 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     tasks.spawn("signal", wait_for_signal(stop.clone()));
     let lifecycle = Lifecycle { stop: stop.clone(), end_streams: CancellationToken::new() };
     if let Some(driver) = driver {
-        tasks.spawn("peers", peers::run(driver, stop.clone()));
+        tasks.spawn("peers", peers::run(driver, peers_stop.clone()));
     }
     let host = Arc::new(Host {
         config: config.clone(),
@@ -164,9 +166,15 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
         Arc::new(Uncounted),
     );
     let drain = Duration::from_millis(config.server.drain_ms);
-    let peer_server = together::serve(peer_listener, peers, drain, readiness.clone(), stop.clone());
+    let peer_server = together::serve(peer_listener, peers, drain, readiness.clone(), peers_stop.clone());
     let failed = tasks.watch(&stop, &readiness);
-    let (drained, failed, ()) = tokio::join!(server, failed, peer_server);
+    let served = async {
+        let drained = server.await;
+        together::hand_over(&engine).await;
+        peers_stop.cancel();
+        drained
+    };
+    let (drained, failed, ()) = tokio::join!(served, failed, peer_server);
     tracing::info!(finished = drained.finished, cut = drained.cut, "no more calls; closing the ledger");
 
     engine.stop_answering();
@@ -300,7 +308,7 @@ fn greet(config: &Config, started: &Started) {
         tracing::info!("no business is configured: the strict built-in rules apply to any business id");
     }
     for damage in &started.damages {
-        tracing::error!(%damage, "the ledger is damaged");
+        tracing::error!(%damage, "the ledger is damaged; an opt-out may have been there, so only `fail_open` categories pass until it is restored");
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -14,6 +14,7 @@ use crate::grpc::stack::Unobserved;
 use crate::net::accept::Uncounted;
 use crate::net::listen::Listener;
 use crate::peers::{self, Driver, PEER_STREAM_WINDOW_BYTES, Peers};
+use crate::policy::ids::EventId;
 use crate::readiness::Readiness;
 use crate::replication::Settings;
 use crate::replication::frame::{Instance, Run};
@@ -58,6 +59,21 @@ fn run() -> [u8; 16] {
         run[..8].copy_from_slice(&clock::mono_ms().to_le_bytes());
     }
     run
+}
+
+/// How long a node that stops waits until others have its last events.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Waits until a majority has the last own event: what was acknowledged here alone would be missed elsewhere until this node is back.
+pub async fn hand_over(engine: &Engine) {
+    let ledger = engine.ledger();
+    let Some(origin) = ledger.own_origin() else { return };
+    let last = ledger.vector().into_iter().find(|(known, _)| *known == origin);
+    let Some((origin, head)) = last else { return };
+    let event = EventId { origin, sequence: head.sequence };
+    if !engine.replica().is_alone() && !engine.replica().replicated(event, HAND_OVER_WITHIN).await {
+        tracing::warn!(%event, "a majority of the anchors does not have the last events of this node yet");
+    }
 }
 
 /// Serves the streams that peers dial, until `stop`.

@@ -178,6 +178,14 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
             );
         }
     }
+    let counted = !peers.is_empty() && peers.iter().all(|peer| is_address(peer));
+    if anchors.is_none() && !counted && (listen.is_some() || !peers.is_empty()) {
+        section.at.fault(
+            report,
+            "the number of anchors cannot be counted here",
+            "set `anchors` to how many there are, this node included: majorities are counted from it",
+        );
+    }
     if anchors.is_some_and(|anchors| anchors > 1) && peers.is_empty() && listen.is_none() {
         section.at.fault(
             report,
@@ -186,6 +194,12 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
         );
     }
     section.close(report);
+}
+
+/// Whether a peer's address is one node and not a name that may lead to several.
+fn is_address(peer: &str) -> bool {
+    let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Whether a peer's address can only mean this machine.

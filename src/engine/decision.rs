@@ -12,7 +12,7 @@ const LABEL: &str = "decision";
 /// The version that starts every sealed decision.
 const VERSION: u8 = 2;
 /// The longest decision id, in bytes.
-pub const DECISION_ID_LEN_MAX: usize = 2_048;
+pub const DECISION_ID_LEN_MAX: usize = crate::key::SEALED_LEN_MAX;
 
 /// What a decision id holds. It is sealed with the cluster key: callers learn nothing from it, and it works on any
 /// node after any restart.
@@ -303,4 +303,102 @@ pub struct NoSink;
 
 impl DecisionSink for NoSink {
     fn decided(&self, _decided: &Decided<'_>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> ClusterKey {
+        ClusterKey::from_bytes(&[3; 32])
+    }
+
+    fn least<'a>() -> Sealing<'a> {
+        let recipient = Identifier([5; 32]);
+        Sealing {
+            time: Timestamp(1_700_000_000_123),
+            business: "acme",
+            sender: "1",
+            channel: Channel::Sms,
+            category: Category::Utility,
+            recipient,
+            portfolio_recipient: of_business(&recipient),
+            template: None,
+            about: None,
+            carries_instructions: false,
+            receipt: None,
+        }
+    }
+
+    fn opened(sealing: &Sealing<'_>) -> Decision {
+        let id = sealing.seal(&key());
+        assert!(id.len() <= DECISION_ID_LEN_MAX);
+        Decision::open(&key(), &id).expect("an id of this cluster")
+    }
+
+    #[test]
+    fn the_least_and_the_longest_read_back() {
+        let decision = opened(&least());
+        assert_eq!((decision.business.as_str(), decision.sender.as_str()), ("acme", "1"));
+        assert_eq!(decision.portfolio_recipient, of_business(&decision.recipient));
+        assert!(!decision.consumed && decision.template.is_none() && decision.about.is_none());
+
+        let (id, name) = ("i".repeat(128), "n".repeat(512));
+        let about = EventId { origin: OriginId([9; 16]), sequence: u64::MAX };
+        let time = Timestamp(1_700_000_000_000);
+        let receipt = Receipt {
+            nonce: u32::MAX,
+            marked: true,
+            distinct: Some(DistinctReceipt { time, previous: Some(time.minus_ms(86_399_999)) }),
+            request: Some(u64::MAX),
+        };
+        let longest = Sealing {
+            business: &id,
+            sender: &id,
+            portfolio_recipient: [8; 16],
+            template: Some((&name, "language_of_many")),
+            about: Some(about),
+            carries_instructions: true,
+            receipt: Some(&receipt),
+            ..least()
+        };
+        let decision = opened(&longest);
+        assert_eq!((decision.business, decision.about, decision.receipt), (id, Some(about), receipt));
+        assert_eq!(decision.template, Some((name, "language_of_many".to_owned())));
+        assert_eq!(decision.portfolio_recipient, [8; 16]);
+        assert!(decision.consumed && decision.carries_instructions);
+    }
+
+    #[test]
+    fn every_channel_and_category_reads_back() {
+        for channel in Channel::ALL {
+            for category in Category::ALL {
+                let decision = opened(&Sealing { channel: *channel, category: *category, ..least() });
+                assert_eq!((decision.channel, decision.category), (*channel, *category));
+            }
+        }
+    }
+
+    #[test]
+    fn receipts_read_back_in_every_shape() {
+        let decided = Timestamp(1_700_000_000_123);
+        for (time, previous) in
+            [(decided, None), (decided.minus_ms(7), None), (decided, Some(decided.minus_ms(9)))]
+        {
+            for request in [None, Some(1)] {
+                for distinct in [None, Some(DistinctReceipt { time, previous })] {
+                    let receipt = Receipt { nonce: 1, marked: request.is_none(), distinct, request };
+                    let decision = opened(&Sealing { receipt: Some(&receipt), ..least() });
+                    assert_eq!(decision.receipt, receipt);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_clusters_id_is_none() {
+        let id = least().seal(&key());
+        assert!(Decision::open(&ClusterKey::from_bytes(&[4; 32]), &id).is_err());
+        assert!(Decision::open(&key(), "AQ").is_err());
+    }
 }

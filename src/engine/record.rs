@@ -1,7 +1,7 @@
 //! `RecordConsent`: reports become one event, durable before the answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::address::Address;
 use crate::ledger::{Appended, Entry};
@@ -37,8 +37,8 @@ pub struct RecordRequest {
     pub reports: Vec<Report>,
     /// Who reports it: a kind, a colon and an id.
     pub actor: String,
-    /// Whether the caller wants it on other disks before the answer, and then how long to wait for that.
-    pub wants_replicated: Option<Duration>,
+    /// Whether the caller wants it on other disks before the answer, and then until when to wait for that.
+    pub wants_replicated: Option<Instant>,
     /// Who vouches for the times stated.
     pub source: Source,
     /// The row of an import that this is.
@@ -86,12 +86,11 @@ impl Engine {
         // event is applied.
         let wants = request.wants_replicated;
         let opts_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
-        let task = tokio::spawn(async move {
-            let mut answer = inner.record(request).await?;
-            answer.durability = inner.durability(answer.event, wants, opts_out).await?;
-            Ok(answer)
-        });
-        task.await.unwrap_or(Err(EngineError::Abandoned))
+        let task = tokio::spawn(async move { inner.record(request).await });
+        let mut answer = task.await.unwrap_or(Err(EngineError::Abandoned))?;
+        // Not in that task: who gives up waits no longer.
+        answer.durability = self.inner.durability(answer.event, wants, opts_out).await?;
+        Ok(answer)
     }
 }
 
@@ -103,7 +102,7 @@ impl Engine {
     pub async fn durability(
         &self,
         event: EventId,
-        wants_replicated: Option<Duration>,
+        wants_replicated: Option<Instant>,
         opts_out: bool,
     ) -> Result<Durability, EngineError> {
         self.inner.durability(event, wants_replicated, opts_out).await
@@ -206,11 +205,11 @@ impl Inner {
     async fn durability(
         &self,
         event: EventId,
-        wants_replicated: Option<Duration>,
+        wants_replicated: Option<Instant>,
         opts_out: bool,
     ) -> Result<Durability, EngineError> {
         let within = match wants_replicated {
-            Some(within) => within,
+            Some(until) => until.saturating_duration_since(Instant::now()),
             None if opts_out => self.replica.opt_out_wait(),
             None => return Ok(Durability::Local),
         };

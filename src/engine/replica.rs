@@ -28,6 +28,8 @@ pub struct Replica {
     fresh_until_ms: AtomicU64,
     /// What the anchors held when this node started is not applied yet.
     catching_up: AtomicBool,
+    /// The ledger here lacks something that it once held.
+    damaged: AtomicBool,
     members: AtomicU32,
     /// A peer's clock differs by this many milliseconds at most.
     clocks_apart_ms: AtomicU64,
@@ -58,8 +60,10 @@ impl Replica {
             older: OnceLock::new(),
             fresh_until_ms: AtomicU64::new(0),
             catching_up: AtomicBool::new(!alone),
+            damaged: AtomicBool::new(false),
             members: AtomicU32::new(1),
-            clocks_apart_ms: AtomicU64::new(0),
+            // What was not measured may be anything.
+            clocks_apart_ms: AtomicU64::new(if alone { 0 } else { u64::MAX }),
             replicated: watch::Sender::new(None),
             own: Mutex::default(),
             own_moved: Notify::new(),
@@ -75,7 +79,13 @@ impl Replica {
     /// Whether too little is known of a majority of the anchors.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        !self.alone && clock::mono_ms() >= self.fresh_until_ms.load(Ordering::Acquire)
+        self.damaged.load(Ordering::Relaxed)
+            || !self.alone && clock::mono_ms() >= self.fresh_until_ms.load(Ordering::Acquire)
+    }
+
+    /// The ledger has a stretch that cannot be read: an opt-out may have been in it, so this node is stale for good.
+    pub fn set_damaged(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
     }
 
     /// Whether there is a known backlog, so that nothing can be allowed.
@@ -192,11 +202,14 @@ mod tests {
         assert!(!replica.is_stale());
         replica.set_fresh_until_ms(clock::mono_ms());
         assert!(replica.is_stale());
+        alone.set_damaged();
+        assert!(alone.is_stale());
     }
 
     #[test]
     fn clocks_agree_up_to_half_the_margin() {
         let replica = Replica::among_others(Duration::ZERO);
+        assert!(!replica.clocks_agree(300_000), "nothing was measured yet");
         replica.set_clocks_apart_ms(150_000);
         assert!(replica.clocks_agree(300_000));
         replica.set_clocks_apart_ms(150_001);

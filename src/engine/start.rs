@@ -112,6 +112,9 @@ impl Engine {
         let (view, view_opened) = open_view(parts.view, &parts.view_dir, LedgerIdentity(check), opened.head)?;
         let mut started =
             Started { created: opened.created, damages: opened.damages.clone(), ..Started::default() };
+        if !opened.damages.is_empty() {
+            parts.replica.set_damaged();
+        }
         let vector = Arc::clone(&applying.vector);
         for (origin, head) in ledger.vector() {
             vector.applied(EventId { origin, sequence: head.sequence });

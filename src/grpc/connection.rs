@@ -105,6 +105,11 @@ impl<O: Observer> Http2<O> {
             if !goes_on {
                 return;
             }
+            if !stopping && stop.is_cancelled() {
+                // A caller that always has another call ready would keep the stop from being heard above.
+                stopping = true;
+                connection.graceful_shutdown();
+            }
             busy.store(true, Ordering::Relaxed);
             for (request, respond) in turn.calls.drain(..) {
                 self.begin(request, respond, &mut turn.answers);

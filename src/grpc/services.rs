@@ -7,7 +7,7 @@ pub mod inbound;
 pub mod send;
 pub mod stream;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::EngineError;
 use crate::policy::consent::Mark;
@@ -21,10 +21,10 @@ use crate::pb::v1;
 /// What remains of a call's time to say that other disks were not reached.
 const ANSWER_BEFORE: Duration = Duration::from_millis(50);
 
-/// How long a call may wait for other disks: until shortly before its deadline.
-fn replicated_within(metadata: &tonic::metadata::MetadataMap) -> Duration {
+/// Until when a call that arrives now may wait for other disks: shortly before its deadline.
+fn replicated_until(metadata: &tonic::metadata::MetadataMap) -> Instant {
     let asked = asked_deadline(metadata.as_ref());
-    asked.map_or(WRITE, |asked| asked.min(WRITE)).saturating_sub(ANSWER_BEFORE)
+    Instant::now() + asked.map_or(WRITE, |asked| asked.min(WRITE)).saturating_sub(ANSWER_BEFORE)
 }
 
 /// The engine's errors as the API's.

@@ -20,7 +20,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::ClusterKey;
 
 /// The longest sealed text that is opened, in bytes.
-pub const SEALED_LEN_MAX: usize = 1_024;
+pub const SEALED_LEN_MAX: usize = 2_048;
 
 const VERSION: u8 = 2;
 const COUNT_LEN: usize = 8;

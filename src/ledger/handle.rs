@@ -160,11 +160,6 @@ impl Ledger {
         self.shared.table.read().vector.iter().map(|(origin, head)| (*origin, *head)).collect()
     }
 
-    /// The last record of `origin`, if any of it is held.
-    pub fn head_of(&self, origin: OriginId) -> Option<Head> {
-        self.shared.table.read().vector.get(&origin).copied()
-    }
-
     /// What tells this ledger from any other: random, made with it, and the same in every copy of it.
     pub fn identity(&self) -> [u8; 16] {
         self.shared.identity.ledger

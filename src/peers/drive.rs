@@ -1,6 +1,6 @@
 //! Runs the machine: one task, one order of events.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +17,16 @@ use crate::clock::{self, Clock as _, SystemClock};
 use crate::engine::Engine;
 use crate::ledger::Relayed;
 use crate::readiness::{Obstacle, Readiness};
+use crate::replication::frame::{Instance, Refusal};
 use crate::replication::vector::Heads;
 use crate::replication::{Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now};
 
 /// How often the machine is told that time passed.
 const TICK: Duration = Duration::from_millis(100);
+/// Frames and events of links that are taken in one turn.
+const FRAMES_PER_TURN: usize = 64;
+/// The most clocks of peers that are remembered.
+const CLOCKS_MAX: usize = 1_024;
 /// The most records that did not verify whose opt-outs are remembered as kept, so that each is kept once.
 const DOUBTFUL_MAX: usize = 10_000;
 
@@ -89,6 +94,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         to_store,
         inputs,
         backlog_since: Some(now().mono),
+        clocks: HashMap::new(),
         config,
     };
     node.readiness.raise(Obstacle::CatchingUp);
@@ -99,7 +105,9 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => break,
             () = node.carrier.wait() => {
-                while let Some(incoming) = node.carrier.next() {
+                // A few at a time, so that no flood of frames keeps time and answers away.
+                for _ in 0..FRAMES_PER_TURN {
+                    let Some(incoming) = node.carrier.next() else { break };
                     node.handle(input_of(incoming));
                 }
             }
@@ -133,6 +141,8 @@ struct Node {
     inputs: mpsc::UnboundedSender<Input>,
     /// Since when there is a known backlog, or at the start too little is known.
     backlog_since: Option<Mono>,
+    /// By how many milliseconds each peer's clock was off when it was last measured.
+    clocks: HashMap<Instance, u64>,
 }
 
 impl Node {
@@ -196,9 +206,16 @@ impl Node {
         };
         replica.set_fresh_until_ms(fresh_until_ms);
         replica.set_members(machine.members());
-        let off = |peer: &crate::replication::PeerStatus| machine.clock_off_ms(peer.link);
-        let apart = machine.peers().iter().filter_map(off).map(i64::unsigned_abs).max();
-        replica.set_clocks_apart_ms(apart.unwrap_or(0));
+        for peer in machine.peers() {
+            if let Some(off_ms) = machine.clock_off_ms(peer.link) {
+                if self.clocks.len() >= CLOCKS_MAX && !self.clocks.contains_key(&peer.instance) {
+                    self.clocks.clear();
+                }
+                self.clocks.insert(peer.instance, off_ms.unsigned_abs());
+            }
+        }
+        // A clock that was off is off until it is measured anew, and one that was never measured may be.
+        replica.set_clocks_apart_ms(self.clocks.values().copied().max().unwrap_or(u64::MAX));
 
         let behind = !machine.is_caught_up();
         let unheard = machine.progress().anchors < others;
@@ -228,15 +245,14 @@ impl Node {
 
     fn note_close(&self, why: &CloseReason) {
         match why {
+            // A name that leads to all nodes leads here too.
+            CloseReason::Refused { reason: Refusal::Itself, .. }
+            | CloseReason::RefusedByPeer { reason: Refusal::Itself | Refusal::Duplicate, .. } => return,
             CloseReason::Refused { text, .. } => {
                 tracing::error!(text, "a peer is refused");
                 metrics::counter!("optgate_peer_refusals_total").increment(1);
             }
-            CloseReason::RefusedByPeer { reason, text } => {
-                if *reason != crate::replication::frame::Refusal::Duplicate {
-                    tracing::error!(text, "a peer refuses this node");
-                }
-            }
+            CloseReason::RefusedByPeer { text, .. } => tracing::error!(text, "a peer refuses this node"),
             CloseReason::Violation(text) => tracing::warn!(text, "a peer broke the protocol"),
             CloseReason::Duplicate { .. } | CloseReason::Superseded => return,
             CloseReason::NoHello | CloseReason::Silent { .. } => {
@@ -279,8 +295,8 @@ async fn store_in_order(
 ) {
     let mut kept: HashSet<[u8; 32]> = HashSet::new();
     while let Some(next) = storing.recv().await {
-        let (ticket, outcome, doubtful) = next.finish(&engine).await;
-        if let Some(doubtful) = doubtful {
+        let (ticket, outcome, doubtful) = next.finish().await;
+        for doubtful in doubtful {
             keep_opt_outs(&engine, &doubtful, &mut kept).await;
         }
         let _ = inputs.send(Input::Stored { ticket, outcome });
@@ -290,16 +306,22 @@ async fn store_in_order(
 /// A record that does not verify may be forged or torn; an opt-out in it holds all the same, as an event of this node.
 async fn keep_opt_outs(engine: &Engine, doubtful: &Relayed, kept: &mut HashSet<[u8; 32]>) {
     let Ok(parts) = doubtful.parse() else { return };
-    if kept.len() >= DOUBTFUL_MAX || !kept.insert(doubtful.hash) {
+    if kept.contains(&doubtful.hash) {
         return;
     }
     match engine.keep_opt_outs(parts.payload).await {
-        Ok(Some(event)) => {
-            tracing::warn!(%event, doubtful = %parts.id, "opt-outs of a record that does not verify are kept")
+        Ok(event) => {
+            if let Some(event) = event {
+                tracing::warn!(%event, doubtful = %parts.id, "opt-outs of a record that does not verify are kept");
+            }
+            if kept.len() >= DOUBTFUL_MAX {
+                // Keeping one twice does less harm than losing one.
+                kept.clear();
+            }
+            kept.insert(doubtful.hash);
         }
-        Ok(None) => {}
         Err(error) => {
-            tracing::error!(%error, doubtful = %parts.id, "opt-outs of a record that does not verify could not be kept")
+            tracing::error!(%error, doubtful = %parts.id, "opt-outs of a record that does not verify could not be kept");
         }
     }
 }

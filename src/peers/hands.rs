@@ -1,11 +1,10 @@
 //! What the machine wants of the ledger.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::ledger::{AppendError, RelayAck, RelayError, Relayed, RelayedBlob};
-use crate::policy::ids::OriginId;
+use crate::ledger::{Head, RelayAck, RelayError, Relayed, RelayedBlob};
+use crate::policy::ids::{EventId, OriginId};
 use crate::replication::frame::{Events, Record, RecordBlob};
 use crate::replication::{StoreOutcome, StoreRefusal};
 
@@ -13,49 +12,67 @@ use crate::replication::{StoreOutcome, StoreRefusal};
 pub struct Storing {
     pub ticket: u64,
     origin: OriginId,
-    acks: VecDeque<Result<RelayAck, AppendError>>,
-    records: Arc<[Relayed]>,
+    first: u64,
+    acks: VecDeque<Result<RelayAck, RelayError>>,
+    records: Vec<Relayed>,
 }
 
 /// Hands records to the ledger's writer. It verifies them against their origin's chain, syncs and applies.
 pub fn store(engine: &Engine, ticket: u64, events: Events) -> Storing {
-    let origin = events.origin;
-    let records: Arc<[Relayed]> = events.records.into_iter().map(relayed).collect();
+    let Events { origin, first, records } = events;
+    let records: Vec<Relayed> = records.into_iter().map(relayed).collect();
     let mut acks = VecDeque::with_capacity(records.len());
-    for record in records.iter() {
-        // Never as priority: what is kept of the disk is for opt-outs reported here. Whoever cannot store what others hold grows
-        // stale and denies; their opt-outs are safe where they are.
-        let ack = engine.ledger().relay(record.clone(), false);
+    for (record, sequence) in records.iter().zip(first..) {
+        let expected = EventId { origin, sequence };
+        // What says that it is another event than was announced would go past everything that is known of its origin.
+        let ack = match record.id() {
+            Ok(id) if id == expected => {
+                // Never as priority: what is kept of the disk is for opt-outs reported here. Whoever cannot store what
+                // others hold grows stale and denies; their opt-outs are safe where they are.
+                engine.ledger().relay(record.clone(), false).map_err(RelayError::Append)
+            }
+            Ok(_) => Err(RelayError::Chain { id: expected }),
+            Err(fault) => Err(fault.into()),
+        };
         let refused = ack.is_err();
         acks.push_back(ack);
         if refused {
             break;
         }
     }
-    Storing { ticket, origin, acks, records }
+    Storing { ticket, origin, first, acks, records }
 }
 
 impl Storing {
-    /// Waits for all of them. With the records that do not verify.
-    pub async fn finish(mut self, engine: &Engine) -> (u64, StoreOutcome, Option<Relayed>) {
-        let mut at = 0;
+    /// Waits for all of them. With the records from the first that does not verify on: nothing behind it can be taken.
+    pub async fn finish(mut self) -> (u64, StoreOutcome, Vec<Relayed>) {
+        // Only what was acked is applied: the ledger's own head may be ahead of the view.
+        let mut head = None;
         let mut refusal = None;
+        let mut at = 0;
         while let Some(ack) = self.acks.pop_front() {
             let outcome = match ack {
                 Ok(ack) => ack.await,
-                Err(error) => Err(RelayError::Append(error)),
+                Err(error) => Err(error),
             };
-            if let Err(error) = outcome {
-                refusal.get_or_insert((at, error));
+            match outcome {
+                Ok(_) if refusal.is_none() => {
+                    let sequence = self.first.saturating_add(at as u64);
+                    head = self.records.get(at).map(|record| Head { sequence, hash: record.hash });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    refusal.get_or_insert((at, error));
+                }
             }
             at += 1;
         }
-        let head = engine.ledger().head_of(self.origin);
         let Some((at, error)) = refusal else {
-            return match head {
-                Some(head) => (self.ticket, StoreOutcome::Stored { head }, None),
-                None => (self.ticket, StoreOutcome::Refused { head: None, why: StoreRefusal::Later }, None),
+            let outcome = match head {
+                Some(head) => StoreOutcome::Stored { head },
+                None => StoreOutcome::Refused { head: None, why: StoreRefusal::Later },
             };
+            return (self.ticket, outcome, Vec::new());
         };
         let why = match error {
             RelayError::Gap { .. } => StoreRefusal::Gap,
@@ -65,15 +82,18 @@ impl Storing {
             RelayError::NeverWritten { id } | RelayError::Chain { id } => {
                 StoreRefusal::Chain { sequence: id.sequence }
             }
-            RelayError::Malformed(_) => StoreRefusal::Chain { sequence: 0 },
+            RelayError::Malformed(_) => {
+                StoreRefusal::Chain { sequence: self.first.saturating_add(at as u64) }
+            }
             RelayError::Unreadable { .. } | RelayError::Append(_) => {
                 tracing::warn!(origin = %self.origin, %error, "records of a peer cannot be stored now");
                 StoreRefusal::Later
             }
         };
-        let doubtful = matches!(why, StoreRefusal::Fork { .. } | StoreRefusal::Chain { .. })
-            .then(|| self.records.get(at).cloned())
-            .flatten();
+        let doubtful = match why {
+            StoreRefusal::Fork { .. } | StoreRefusal::Chain { .. } => self.records.split_off(at),
+            StoreRefusal::Gap | StoreRefusal::Later => Vec::new(),
+        };
         (self.ticket, StoreOutcome::Refused { head, why }, doubtful)
     }
 }

@@ -184,17 +184,23 @@ fn peers() {
         "replication: { peers: ['127.0.0.1:1', 'localhost:2', '[::1]:3'], listen: '127.0.0.1:4', anchors: 4 }",
         &[],
     );
-    check("replication: { peers: [anchor:50052], listen: '0.0.0.0:50052', allow_plaintext: true }", &[]);
+    check(
+        "replication: { peers: [anchor:50052], listen: '0.0.0.0:50052', allow_plaintext: true, anchors: 3 }",
+        &[],
+    );
+    let uncounted = "1 replication: the number of anchors cannot be counted here";
+    check("replication: { peers: [anchor:50052], allow_plaintext: true }", &[uncounted]);
+    check("replication: { listen: '127.0.0.1:50052' }", &[uncounted]);
     check(
         "replication:\n  peers: [nowhere]\n",
         &["2 replication.peers[0]: `nowhere` is not a host and a port"],
     );
     check(
-        "replication: { peers: [anchor:50052] }",
+        "replication: { peers: [anchor:50052], anchors: 2 }",
         &["1 replication: anchor:50052 is beyond this machine, and peers talk without encryption"],
     );
     check(
-        "replication: { listen: '0.0.0.0:50052' }",
+        "replication: { listen: '0.0.0.0:50052', anchors: 2 }",
         &["1 replication: 0.0.0.0:50052 is beyond this machine, and peers talk without encryption"],
     );
     check(

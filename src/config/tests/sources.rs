@@ -189,6 +189,7 @@ fn faults_of_variables_and_flags_name_them() {
         "variable OPTGATE_SERVR__LISTEN: servr: this key is not known; did you mean `server`?",
         "flag --http: server.http: expected an IP address and a port, found `nowhere`",
         "flag --peer: replication: a:1 is beyond this machine, and peers talk without encryption",
+        "flag --peer: replication: the number of anchors cannot be counted here",
     ];
     assert_eq!(found.len(), starts.len(), "{found:#?}");
     for (found, start) in found.iter().zip(starts) {

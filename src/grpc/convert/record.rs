@@ -3,7 +3,7 @@
 //! An opt-out is never refused for what it says: what cannot be read widens it, and a warning says so. Everything
 //! else must be right.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use prost::Message as _;
 
@@ -29,12 +29,12 @@ use super::{Faults, pb_event_id, pb_event_ids, pb_timestamp, words};
 ///
 /// # Errors
 /// Every field at fault, unless the request holds opt-outs whose business and person can be read: then what is wrong
-/// elsewhere comes back as `refused`, for the caller to hear once the opt-outs are recorded. `replicated_within`: how long to wait
+/// elsewhere comes back as `refused`, for the caller to hear once the opt-outs are recorded. `replicated_until`: until when to wait
 /// where REPLICATED is asked for.
 pub fn record_request(
     request: v1::RecordConsentRequest,
     key: &ClusterKey,
-    replicated_within: Duration,
+    replicated_until: Instant,
 ) -> Result<(RecordRequest, Option<ApiError>), ApiError> {
     let content = content_hash(&request, key);
     let v1::RecordConsentRequest { request_id, business_id, recipient, also, changes, actor, min_durability } =
@@ -89,7 +89,7 @@ pub fn record_request(
     }
     let wants_replicated = match v1::Durability::try_from(min_durability) {
         Ok(v1::Durability::Unspecified | v1::Durability::Local) => None,
-        Ok(v1::Durability::Replicated) => Some(replicated_within),
+        Ok(v1::Durability::Replicated) => Some(replicated_until),
         Err(_) if only_outs => {
             warnings.push(FieldViolation::new("min_durability", "is unknown and was taken for LOCAL"));
             None

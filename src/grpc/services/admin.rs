@@ -1,6 +1,6 @@
 //! `AdminService`.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,7 @@ use crate::policy::time::Timestamp;
 use crate::readiness::Readiness;
 use crate::replication::frame::Role;
 
-use super::replicated_within;
+use super::replicated_until;
 
 /// The most entries one page of templates or senders has.
 const PAGE_SIZE_MAX: usize = 100;
@@ -93,16 +93,16 @@ fn read_business(text: &str) -> Result<BusinessId, ApiError> {
 
 impl Admin {
     /// Waits for as many disks as `wanted` says.
-    async fn durable(&self, event: EventId, wanted: Option<Duration>) -> Result<i32, ApiError> {
+    async fn durable(&self, event: EventId, wanted: Option<Instant>) -> Result<i32, ApiError> {
         Ok(pb_durability(self.engine.durability(event, wanted, false).await?).into())
     }
 }
 
 /// How long to wait for other disks, where they are asked for.
-fn wanted_durability(min_durability: i32, within: Duration) -> Result<Option<Duration>, ApiError> {
+fn wanted_durability(min_durability: i32, until: Instant) -> Result<Option<Instant>, ApiError> {
     match v1::Durability::try_from(min_durability) {
         Ok(v1::Durability::Unspecified | v1::Durability::Local) => Ok(None),
-        Ok(v1::Durability::Replicated) => Ok(Some(within)),
+        Ok(v1::Durability::Replicated) => Ok(Some(until)),
         Err(_) => Err(ApiError::field("min_durability", "is unknown; choose LOCAL or REPLICATED")),
     }
 }
@@ -113,9 +113,9 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::PutTemplateRequest>,
     ) -> Result<Response<v1::PutTemplateResponse>, Status> {
-        let within = replicated_within(request.metadata());
+        let until = replicated_until(request.metadata());
         let v1::PutTemplateRequest { template: given, min_durability } = request.into_inner();
-        let wanted = wanted_durability(min_durability, within)?;
+        let wanted = wanted_durability(min_durability, until)?;
         let entry = template(given)?;
         let (entry, event) = self.engine.put_template(entry).await.map_err(ApiError::from)?;
         let durability = self.durable(event, wanted).await?;
@@ -142,9 +142,9 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::PutSenderStateRequest>,
     ) -> Result<Response<v1::PutSenderStateResponse>, Status> {
-        let within = replicated_within(request.metadata());
+        let until = replicated_until(request.metadata());
         let v1::PutSenderStateRequest { state, min_durability } = request.into_inner();
-        let wanted = wanted_durability(min_durability, within)?;
+        let wanted = wanted_durability(min_durability, until)?;
         let entry = sender(state)?;
         let (entry, event) = self.engine.put_sender(entry).await.map_err(ApiError::from)?;
         let durability = self.durable(event, wanted).await?;

@@ -19,7 +19,7 @@ use crate::policy::standing::WINDOW_MS;
 use crate::policy::types::Channel;
 
 use super::stream::{self, Answers};
-use super::{import, opt_out_ref, replicated_within};
+use super::{import, opt_out_ref, replicated_until};
 
 /// The service.
 #[derive(Clone)]
@@ -53,8 +53,8 @@ impl ConsentService for Consent {
         &self,
         request: Request<v1::RecordConsentRequest>,
     ) -> Result<Response<v1::RecordConsentResponse>, Status> {
-        let within = replicated_within(request.metadata());
-        let (request, refused) = record_request(request.into_inner(), self.engine.key(), within)?;
+        let until = replicated_until(request.metadata());
+        let (request, refused) = record_request(request.into_inner(), self.engine.key(), until)?;
         let answer = self.engine.record_consent(request).await.map_err(ApiError::from)?;
         match refused {
             Some(refusal) => Err(ApiError::OnlyOptOuts { refusal: Box::new(refusal) }.into()),

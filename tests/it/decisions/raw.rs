@@ -59,7 +59,7 @@ pub fn opt_out(world: &mut World<'_>, p: &mut Phrase) -> String {
         min_durability,
     };
     let engine = world.engine();
-    let (request, refused) = match record_request(request, engine.key(), std::time::Duration::ZERO) {
+    let (request, refused) = match record_request(request, engine.key(), std::time::Instant::now()) {
         Ok(read) => read,
         Err(_) => return "REFUSED".into(),
     };
