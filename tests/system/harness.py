@@ -194,6 +194,10 @@ class Server:
         self.clients.append(client)
         return client
 
+    def standing_client(self):
+        """One client per run of the server, for what is asked again and again."""
+        return self.clients[0] if self.clients else self.client()
+
     def forget_clients(self):
         for client in self.clients:
             client.close()

@@ -8,6 +8,8 @@ import bad_input  # noqa: F401
 import import_file  # noqa: F401
 import faults  # noqa: F401
 import canaries  # noqa: F401
+import peers  # noqa: F401
+import peers_stores  # noqa: F401
 import crash
 
 if __name__ == "__main__":
