@@ -66,10 +66,10 @@ pub struct ServeFlags {
     /// Where /healthz, /readyz and /metrics are. [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
-    /// Where peers reach this node (not built yet).
+    /// Where peers reach this node.
     #[arg(long, value_name = "ADDR")]
     pub peer_listen: Option<String>,
-    /// A peer to replicate with, repeatable (not built yet).
+    /// A peer to replicate with, repeatable. Needs the key that all share (--key-file).
     #[arg(long, value_name = "ADDR")]
     pub peer: Vec<String>,
 }

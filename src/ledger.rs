@@ -157,6 +157,8 @@ pub struct Entry {
     pub blob: Option<Vec<u8>>,
     /// Opt-outs: they have a queue of their own, go first, and continue in the reserve when the disk is nearly full.
     pub priority: bool,
+    /// Rows of an import: they are numbered by an origin of their own, so that nothing else waits behind them on its way to peers.
+    pub bulk: bool,
 }
 
 /// Shows lengths only: both parts hold personal data.

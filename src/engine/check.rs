@@ -511,6 +511,8 @@ impl Context {
         address: &Address,
         identity: &Identity,
     ) -> Self {
+        // Before anything is read: what is read later may only be newer.
+        let unseen_write = request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token));
         let business = request.business.as_str();
         let template_key = match &request.content {
             RequestedContent::Template { name, language } => Some((name.clone(), normal_language(language))),
@@ -538,7 +540,7 @@ impl Context {
             limits,
             portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
             stale: inner.replica.is_stale(),
-            unseen_write: request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token)),
+            unseen_write,
         }
     }
 

@@ -53,6 +53,11 @@ pub enum EngineError {
         "recorded here as {0}, but a majority of the anchors did not confirm it in time; retry with the same `request_id`"
     )]
     NotReplicated(EventId),
+    /// An event that the request names has not arrived from its node.
+    #[error(
+        "{0}, which `supersedes` names, is not known here yet; retry, or name only events of this cluster"
+    )]
+    NotHere(EventId),
     /// No such thing.
     #[error("{0}")]
     NotFound(String),

@@ -132,6 +132,7 @@ impl Inner {
             blob: (!personal.is_empty()).then(|| codec::encode_personal(&personal)),
             // In the ordinary queue: a live STOP must not wait behind an import.
             priority: false,
+            bulk: true,
         };
         Ok(Step::Waiting(self.append_patiently(entry)?))
     }

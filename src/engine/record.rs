@@ -1,7 +1,7 @@
 //! `RecordConsent`: reports become one event, durable before the answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::ledger::{Appended, Entry};
@@ -19,6 +19,9 @@ use super::error::EngineError;
 use super::people::{Identity, People};
 use super::token::Token;
 use super::{Engine, Inner};
+
+/// How long an opt-in waits for the opt-outs it names, where its caller set no deadline.
+const SUPERSEDED_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// A reported set of consent changes for one person.
 #[derive(Clone)]
@@ -86,6 +89,9 @@ impl Engine {
         // event is applied.
         let wants = request.wants_replicated;
         let opts_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
+        if !opts_out {
+            inner.await_superseded(&request.reports, wants).await?;
+        }
         let task = tokio::spawn(async move { inner.record(request).await });
         let mut answer = task.await.unwrap_or(Err(EngineError::Abandoned))?;
         // Not in that task: who gives up waits no longer.
@@ -195,6 +201,33 @@ impl Inner {
             }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// An opt-in may name an opt-out that is on its way here from a peer: recorded without it, it could never be shown to come after
+    /// it. So it is waited for, as a check waits for a write.
+    ///
+    /// # Errors
+    /// [`EngineError::NotHere`] when it does not come. Nothing is written.
+    async fn await_superseded(&self, reports: &[Report], until: Option<Instant>) -> Result<(), EngineError> {
+        if self.replica.is_alone() {
+            return Ok(());
+        }
+        let until = until.unwrap_or_else(|| Instant::now() + SUPERSEDED_WITHIN);
+        let named = reports.iter().flat_map(|report| match report {
+            Report::OptIn(report) => report.supersedes.as_slice(),
+            Report::Request(report) => report.opt_in.supersedes.as_slice(),
+            _ => &[],
+        });
+        for event in named {
+            let token = Token(Some(*event));
+            if !self.vector.reaches(token) {
+                self.vector.wait_for(token, until.saturating_duration_since(Instant::now())).await;
+                if !self.vector.reaches(token) {
+                    return Err(EngineError::NotHere(*event));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until `event` is on as many disks as is wanted. An opt-out is waited for a little also where nobody asked, so that
@@ -311,6 +344,7 @@ impl Inner {
             payload: codec::encode_entry(&LedgerEntry::Consent(event)),
             blob: (!personal.is_empty()).then(|| codec::encode_personal(personal)),
             priority,
+            bulk: false,
         };
         Ok(self.ledger.append(entry)?.await?)
     }

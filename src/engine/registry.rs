@@ -115,7 +115,7 @@ impl Inner {
         entry: LedgerEntry,
         priority: bool,
     ) -> Result<EventId, EngineError> {
-        let entry = Entry { payload: codec::encode_entry(&entry), blob: None, priority };
+        let entry = Entry { payload: codec::encode_entry(&entry), blob: None, priority, bulk: false };
         Ok(self.ledger.append(entry)?.await?.id)
     }
 }

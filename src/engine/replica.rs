@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 
 use crate::clock;
@@ -35,8 +36,8 @@ pub struct Replica {
     clocks_apart_ms: AtomicU64,
     /// How far the origin of this run is on the disks of a majority of the anchors.
     replicated: watch::Sender<Option<(OriginId, u64)>>,
-    /// The last own event that is applied here, until the replication side has heard of it.
-    own: Mutex<Option<(OriginId, Head)>>,
+    /// The last own event of each origin of this run that is applied here, until the replication side has heard of it.
+    own: Mutex<FxHashMap<OriginId, Head>>,
     own_moved: Notify,
 }
 
@@ -131,14 +132,16 @@ impl Replica {
     /// An own event is on disk and applied. To be called before its caller is answered.
     pub fn own_appended(&self, origin: OriginId, head: Head) {
         if !self.alone {
-            *self.own.lock() = Some((origin, head));
+            self.own.lock().insert(origin, head);
             self.own_moved.notify_one();
         }
     }
 
-    /// The last own event, if it was not taken yet.
-    pub fn take_own(&self) -> Option<(OriginId, Head)> {
-        self.own.lock().take()
+    /// The last own event of each origin of this run that was not taken yet.
+    pub fn take_own(&self) -> Vec<(OriginId, Head)> {
+        let mut own = self.own.lock();
+        // Asked before every step of the protocol, and nearly always in vain.
+        if own.is_empty() { Vec::new() } else { own.drain().collect() }
     }
 
     /// Waits for an own event that was not taken.

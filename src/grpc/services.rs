@@ -51,6 +51,7 @@ impl From<EngineError> for ApiError {
             }
             EngineError::TooManyLinks(_) => Self::TooManyLinks,
             EngineError::NotReplicated(_) => Self::NotDurableEnough,
+            EngineError::NotHere(_) => Self::Stale,
             EngineError::NotFound(what) => {
                 tracing::debug!(what, "not found");
                 Self::NotFound("event or record")

@@ -86,16 +86,16 @@ impl Log {
 
     fn plan(&mut self, entries: Vec<Incoming>, only_priority: bool) -> Plan {
         let mut plan = Plan { judged: Vec::with_capacity(entries.len()), len: 0 };
-        let mut first = self.own.is_none();
+        let (mut first, mut first_bulk) = (self.own.is_none(), self.bulk.is_none());
         let mut ahead = Ahead::default();
         for incoming in entries {
             let refused = only_priority && !incoming.priority();
             let (verdict, len) = match &incoming {
                 Incoming::Own(_) if refused => (Some(Verdict::NoSpace), 0),
                 Incoming::Own(entry) => {
-                    let len = record_len(entry.payload.len(), entry.blob.as_ref().map(Vec::len), first);
-                    first = false;
-                    (None, len)
+                    let first = if entry.bulk { &mut first_bulk } else { &mut first };
+                    let is_first = std::mem::take(first);
+                    (None, record_len(entry.payload.len(), entry.blob.as_ref().map(Vec::len), is_first))
                 }
                 Incoming::Relayed(checked) => match self.judge(checked, &ahead) {
                     Some(verdict) => (Some(verdict), 0),
@@ -117,7 +117,8 @@ impl Log {
         let EventId { origin, sequence } = checked.id;
         let durable = self.shared.table.read().vector.get(&origin).copied();
         let have = durable.map_or(0, |head| head.sequence);
-        if self.own.is_some_and(|(own, _)| own == origin) && sequence > have {
+        let of_this_run = [self.own, self.bulk].into_iter().flatten().any(|(own, _)| own == origin);
+        if of_this_run && sequence > have {
             return Some(Verdict::Refused(RelayError::NeverWritten { id: checked.id }));
         }
         let ahead = ahead.hashes.get(&origin).map_or(&[][..], Vec::as_slice);
@@ -168,7 +169,7 @@ impl Log {
         self.buffer.clear();
         let start = active.end;
         let mut end = start;
-        let mut own = self.own;
+        let (mut own, mut bulk) = (self.own, self.bulk);
         let mut heads: BTreeMap<OriginId, Head> = BTreeMap::new();
         let mut places = Vec::with_capacity(writes);
         for (incoming, verdict) in plan.judged {
@@ -180,7 +181,8 @@ impl Log {
             let is_own = matches!(incoming, Incoming::Own(_));
             let (id, hash, entry) = match incoming {
                 Incoming::Own(entry) => {
-                    let origin = match own {
+                    let own = if entry.bulk { &mut bulk } else { &mut own };
+                    let origin = match *own {
                         Some((origin, _)) => origin,
                         None => OriginId(self.salts.take(&*self.disk)?),
                     };
@@ -194,7 +196,7 @@ impl Log {
                     let record =
                         NewRecord { id, before, payload: &entry.payload, blob, batch, last, own: true };
                     let hash = encode_record(&mut self.buffer, active.seed, end, &record);
-                    own = Some((origin, Head { sequence: id.sequence, hash }));
+                    *own = Some((origin, Head { sequence: id.sequence, hash }));
                     (id, hash, entry)
                 }
                 Incoming::Relayed(checked) => {
@@ -218,7 +220,7 @@ impl Log {
         active.file.fdatasync().map_err(failure("sync", &active.name))?;
         active.end = end;
         self.batch = batch;
-        self.own = own;
+        (self.own, self.bulk) = (own, bulk);
         let mut table = self.shared.table.write();
         table.head = position(active.number, end);
         table.own = own.map(|(origin, _)| origin);

@@ -98,6 +98,8 @@ pub(crate) struct Log {
     /// Number of the last batch.
     pub(crate) batch: u64,
     pub(crate) own: Option<(OriginId, Head)>,
+    /// The origin of this run's imports, once there is one.
+    pub(crate) bulk: Option<(OriginId, Head)>,
     /// The origin before this run's.
     pub(crate) previous_own: Option<(OriginId, Head)>,
     /// The reserve, all zeros, when it stands by.

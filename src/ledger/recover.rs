@@ -179,6 +179,7 @@ impl Log {
             next_number: 1,
             batch: 0,
             own: None,
+            bulk: None,
             previous_own: None,
             reserve: None,
             salts: Salts::new(),

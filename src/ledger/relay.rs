@@ -249,6 +249,6 @@ impl Checked {
             RelayedBlob::Present { bytes, .. } => Some(bytes),
             RelayedBlob::None | RelayedBlob::Erased => None,
         };
-        Entry { payload, blob, priority: self.priority }
+        Entry { payload, blob, priority: self.priority, bulk: false }
     }
 }

@@ -25,7 +25,7 @@ const SIZES: Sizes =
     Sizes { segment: 8192, step: 4096, reserve: 4096, min_free: 0, mark_every: 512, marks_max: 8 };
 
 fn entry(payload: &str) -> Entry {
-    Entry { payload: payload.as_bytes().to_vec(), blob: None, priority: false }
+    Entry { payload: payload.as_bytes().to_vec(), blob: None, priority: false, bulk: false }
 }
 
 fn with_blob(payload: &str, blob: &str) -> Entry {

@@ -148,7 +148,7 @@ struct Node {
 impl Node {
     /// Own events go first: a ping that came after an event's caller was answered must find the event told.
     fn hear_own(&mut self) {
-        if let Some((origin, head)) = self.engine.replica().take_own() {
+        for (origin, head) in self.engine.replica().take_own() {
             let effects = self.shared.machine.lock().handle(Input::OwnAppended { origin, head }, now());
             self.act(effects);
         }

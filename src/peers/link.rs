@@ -98,7 +98,7 @@ impl Links {
             frames: outgoing,
             events: self.0.events.clone(),
             links: Arc::clone(&self.0),
-            _ends: closing.clone().drop_guard(),
+            ends: Some(closing.clone().drop_guard()),
         };
         Opened { link, outgoing, closing, hold }
     }
@@ -198,7 +198,8 @@ pub struct Outgoing {
     frames: mpsc::Receiver<pb::Frame>,
     events: mpsc::UnboundedSender<Incoming>,
     links: Arc<Inner>,
-    _ends: DropGuard,
+    /// Ends the link if nobody takes frames any more; not if all of them have left.
+    ends: Option<DropGuard>,
 }
 
 impl Stream for Outgoing {
@@ -211,6 +212,10 @@ impl Stream for Outgoing {
                 handle.sent_bytes += frame.encoded_len() as u64;
             }
             let _ = self.events.send(Incoming::Sent { link: self.link });
+        }
+        if let Poll::Ready(None) = &polled {
+            // The last words are on their way; whoever closed the link ends it when they had their time.
+            let _ = self.ends.take().map(DropGuard::disarm);
         }
         polled
     }

@@ -208,7 +208,7 @@ fn peers() {
         &["1 replication: other anchors are counted, but there is no way to reach them"],
     );
     check(
-        "replication: { anchors: 65, listen: '127.0.0.1:1' }",
+        "replication: { anchors: 65, peers: ['127.0.0.1:1'] }",
         &["1 replication.anchors: `65` is out of bounds; write a whole number from 1 to 64"],
     );
 }

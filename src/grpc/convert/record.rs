@@ -136,9 +136,10 @@ pub fn record_request(
     Ok((request, None))
 }
 
-/// A keyed hash of everything but the request id.
+/// A keyed hash of everything that is recorded. How durable a caller wants it is not: a retry may ask for more or for less.
 fn content_hash(request: &v1::RecordConsentRequest, key: &ClusterKey) -> [u8; 8] {
-    let content = v1::RecordConsentRequest { request_id: String::new(), ..request.clone() };
+    let content =
+        v1::RecordConsentRequest { request_id: String::new(), min_durability: 0, ..request.clone() };
     let mac = key.mac16("content", &[&content.encode_to_vec()]);
     let mut hash = [0; 8];
     hash.copy_from_slice(&mac[..8]);

@@ -238,7 +238,7 @@ impl World {
         let payload = bytes(dice, payload_len);
         let blob_len = dice.below(120);
         let blob = dice.one_in(3).then(|| bytes(dice, blob_len));
-        Entry { payload, blob, priority: dice.one_in(2) }
+        Entry { payload, blob, priority: dice.one_in(2), bulk: false }
     }
 
     /// A few items, and what is written of them if there is room for all.

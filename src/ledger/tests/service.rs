@@ -148,8 +148,12 @@ fn queue_and_groups_are_bounded_in_bytes() {
 fn entries_are_bounded_in_length() {
     let disk = SimDisk::new(5);
     let (ledger, _) = start(&disk);
-    let sized =
-        |payload, blob| Entry { payload: vec![1; payload], blob: Some(vec![2; blob]), priority: false };
+    let sized = |payload, blob| Entry {
+        payload: vec![1; payload],
+        blob: Some(vec![2; blob]),
+        priority: false,
+        bulk: false,
+    };
     let place = ledger.append_blocking(sized(PAYLOAD_LEN_MAX, BLOB_LEN_MAX)).unwrap();
     assert!(ledger.read_at(place.position).unwrap().blob == Blob::Present(vec![2; BLOB_LEN_MAX]));
     let too_long = |part, len| AppendError::TooLong { part, len, max: len - 1 };
@@ -357,4 +361,34 @@ fn starts_that_die_again_and_again_pile_up_no_segments() {
         assert_eq!(reader(&log).read_at(place.position).unwrap().appended.id, place.id);
         assert!(reader(&log).iter_from(place.next).next().is_none());
     }
+}
+
+#[test]
+fn the_rows_of_imports_are_numbered_apart_in_every_run() {
+    let disk = SimDisk::new(1);
+    let bulk = |text: &str| Entry { bulk: true, ..entry(text) };
+    let mut origins = Vec::new();
+    for run in 0..3 {
+        let (ledger, _) = start(&disk);
+        let id = |entry: Entry| ledger.append_blocking(entry).unwrap().id;
+        let (row, own) = if run == 1 {
+            let own = id(entry("own"));
+            (id(bulk("row")), own)
+        } else {
+            (id(bulk("row")), id(entry("own")))
+        };
+        assert_ne!(row.origin, own.origin);
+        assert_eq!((row.sequence, own.sequence), (1, 1));
+        // Whatever lies between, each goes on by itself.
+        assert_eq!(id(bulk("row")), crate::policy::ids::EventId { origin: row.origin, sequence: 2 });
+        assert_eq!(id(entry("own")), crate::policy::ids::EventId { origin: own.origin, sequence: 2 });
+        assert_eq!(ledger.own_origin(), Some(own.origin));
+        origins.extend([row.origin, own.origin]);
+        ledger.close().unwrap();
+    }
+    origins.sort_unstable();
+    origins.dedup();
+    assert_eq!(origins.len(), 6);
+    let report = crate::ledger::verify::verify(&disk, Some(KEY_CHECK)).unwrap();
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
 }

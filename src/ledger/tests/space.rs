@@ -12,7 +12,7 @@ const FULL: Sizes =
 fn opt_out(number: usize) -> Entry {
     let mut payload = format!("opt-out {number} ").into_bytes();
     payload.resize(500, b'.');
-    Entry { payload, blob: None, priority: true }
+    Entry { payload, blob: None, priority: true, bulk: false }
 }
 
 /// How many of the group were written.
