@@ -11,11 +11,14 @@ import canaries  # noqa: F401
 import peers  # noqa: F401
 import peers_stores  # noqa: F401
 import crash
+import peers_chaos
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
     if wanted[:1] == ["--crash"]:
         sys.exit(crash.main(wanted[1:]))
+    if wanted[:1] == ["--peers-chaos"]:
+        sys.exit(peers_chaos.main(wanted[1:]))
     if wanted == ["--list"]:
         print("\n".join(t.__name__.removeprefix("test_") for t in harness.TESTS))
         sys.exit(0)

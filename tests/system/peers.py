@@ -372,3 +372,47 @@ def test_peers_start_alone(scene):
     third.start()
     cluster.together()
     cluster.converged()
+
+
+@on_demand
+def test_peers_retry_asks_for_other_durability(scene):
+    """How safe it must be is no part of what was recorded."""
+    client = scene.server().start().client()
+    change = opt_in()
+    first = record(client, ANNA, change, request_id="in-1")
+    again = record(client, ANNA, change, request_id="in-1", min_durability=types.DURABILITY_LOCAL)
+    equal((again.repeated_request, list(again.events)), (True, list(first.events)), "the same with another durability")
+    record(client, BEN, opt_out(), request_id="out-1")
+    again = record(client, BEN, opt_out(), request_id="out-1", min_durability=types.DURABILITY_LOCAL)
+    expect(again.repeated_request, "an opt-out with another durability is the same one")
+
+
+@on_demand
+def test_peers_opt_in_names_what_comes_later(scene):
+    """An opt-out on A, and an opt-in on B that names it before B has heard of it: B refuses, or the opt-in holds."""
+    cluster = Cluster(scene, bootstrap_budget="1s").start()
+    first, second, third = cluster.nodes
+    put_templates(first.client())
+    agree(first.client(), ANNA)
+    cluster.converged()
+    second.kill()
+    out = record(first.client(), ANNA, opt_out()).events
+    for node in (first, third):
+        node.process.send_signal(signal.SIGSTOP)
+    try:
+        second.start()
+        try:
+            record(second.client(), ANNA, opt_in(when=at(), supersedes=out), request_id="again")
+            refusal = None
+        except grpc.RpcError as error:
+            refusal = error
+    finally:
+        for node in (first, third):
+            node.process.send_signal(signal.SIGCONT)
+    cluster.together()
+    cluster.converged()
+    if refusal is not None:
+        record(second.client(), ANNA, opt_in(when=at(), supersedes=out), request_id="again")
+        cluster.converged()
+    for node in cluster.nodes:
+        allowed(check(node.client(), ANNA, UPDATE, mode=PEEK), f"on {node.folder.name}, opted in again")
