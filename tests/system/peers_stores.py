@@ -171,6 +171,8 @@ def test_peers_restored_backup(scene):
     for who in [*people[20:], newcomer]:
         until_answered(a, who, UPDATE, "ALLOW", "opted in")
     lasting = cluster.converged()
+    for node in (second, third):
+        expect(said(node, "holds less than it once did"), f"{node.folder.name} notices that a went back")
     expect(known <= set(lasting), "every origin is there")
     nothing_lost(cluster.nodes, after)
     fresh = record(a, ANNA, opt_out()).events[0]
