@@ -366,6 +366,7 @@ def test_peers_start_alone(scene):
     a = first.client()
     asked = 0
     begun = time.monotonic()
+    until("it says that it is not ready", lambda: first.http_status("/readyz") == 503)
     while first.http_status("/readyz") != 200:
         answers = [reason_of(check(a, who, name, mode=PEEK)) for who in (ANNA, BEN) for name in (UPDATE, CODE)]
         if first.http_status("/readyz") == 200:

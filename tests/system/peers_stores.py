@@ -95,10 +95,9 @@ def test_peers_in_plain_text(scene):
         node.process = None
         equal(code, 64, f"exit code of a node that {name} beyond this machine:\n{node.tail()}")
         expect("without encryption" in node.tail(), f"it says why:\n{node.tail()}")
-    node = scene.server(PEERS_CONFIG + replication({"allow_plaintext": "true"}), "allowed")
+    node = scene.server(PEERS_CONFIG + replication({"allow_plaintext": "true", "bootstrap_budget": "1s"}), "allowed")
     node.args = ["--key-file", str(key), "--peer-listen", "127.0.0.1:0", "--peer", "192.0.2.1:50052"]
-    node.spawn()
-    reach(node)
+    node.start()
     equal(node.stop(), 0, "exit code")
 
 
