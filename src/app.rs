@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,9 @@ pub enum AppError {
     /// The decision log cannot be written.
     #[error(transparent)]
     DecisionLog(#[from] DecisionLogError),
+    /// Signals cannot be listened for.
+    #[error("signals cannot be listened for: {0}")]
+    Signals(std::io::Error),
     /// A task that everything rests on ended.
     #[error("the {0} task ended by itself; see the log")]
     Ended(&'static str),
@@ -87,6 +90,10 @@ pub enum AppError {
 /// [`AppError`].
 pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Result<(), AppError> {
     let readiness = Readiness::starting();
+    // From here on a signal is heard, whatever is being opened.
+    let signals = signal(SignalKind::terminate())
+        .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)))
+        .map_err(AppError::Signals)?;
     let Bound { listeners, http: http_listener, peers: peer_listener } = bind(&config)?;
     let stop = CancellationToken::new();
     // Probes are answered from the first moment, also while a view is rebuilt.
@@ -128,7 +135,7 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     tasks.spawn("configuration", reloader.run(stop.clone()));
     tasks.spawn("usage", note_usage(engine.clone(), stop.clone()));
     tasks.spawn("ledger watch", watch_ledger(engine.clone(), readiness.clone(), stop.clone()));
-    tasks.spawn("signal", wait_for_signal(stop.clone()));
+    tasks.spawn("signal", wait_for_signal(signals, stop.clone()));
     let lifecycle = Lifecycle { stop: stop.clone(), end_streams: CancellationToken::new() };
     if let Some(driver) = driver {
         tasks.spawn("peers", peers::run(driver, peers_stop.clone()));
@@ -370,11 +377,7 @@ async fn watch_ledger(engine: Engine, readiness: Readiness, stop: CancellationTo
     }
 }
 
-async fn wait_for_signal(stop: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
+async fn wait_for_signal((mut term, mut int): (Signal, Signal), stop: CancellationToken) {
     let name = tokio::select! {
         _ = term.recv() => "SIGTERM",
         _ = int.recv() => "SIGINT",

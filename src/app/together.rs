@@ -15,7 +15,7 @@ use crate::net::accept::Uncounted;
 use crate::net::listen::Listener;
 use crate::peers::{self, Driver, PEER_STREAM_WINDOW_BYTES, Peers};
 use crate::policy::ids::EventId;
-use crate::readiness::Readiness;
+use crate::readiness::{Obstacle, Readiness};
 use crate::replication::Settings;
 use crate::replication::frame::{Instance, Run};
 use crate::{address, clock};
@@ -35,6 +35,7 @@ pub fn start(config: &Config, engine: &Engine, readiness: &Readiness) -> Option<
     if replication.is_alone() {
         return None;
     }
+    readiness.raise(Obstacle::CatchingUp);
     let machine = Settings {
         cluster_id: replication.cluster_id.clone(),
         key_check: engine.key().check_value(),

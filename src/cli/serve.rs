@@ -62,7 +62,7 @@ fn code(error: &AppError) -> u8 {
             exit::CONFIG
         }
         AppError::Bind(_) => exit::UNAVAILABLE,
-        AppError::Directory { .. } | AppError::Start(_) => exit::OS,
+        AppError::Directory { .. } | AppError::Start(_) | AppError::Signals(_) => exit::OS,
         AppError::Ended(_) | AppError::Close(_) | AppError::DecisionLog(_) => exit::SOFTWARE,
     }
 }

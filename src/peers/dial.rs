@@ -144,11 +144,11 @@ async fn once(addr: SocketAddr, links: &Links) -> Option<Hold> {
         Ok(Ok(answer)) => answer.into_inner(),
         Ok(Err(status)) => {
             tracing::debug!(peer = %addr, code = ?status.code(), text = status.message(), "a peer does not talk");
-            links.ended(opened.link, status.message().to_owned());
+            links.ended(opened.link, status.message().to_owned()).await;
             return None;
         }
         Err(_) => {
-            links.ended(opened.link, "the peer did not answer in time".to_owned());
+            links.ended(opened.link, "the peer did not answer in time".to_owned()).await;
             return None;
         }
     };
@@ -157,6 +157,6 @@ async fn once(addr: SocketAddr, links: &Links) -> Option<Hold> {
         frames.map(|message| message.map(|pb::ExchangeResponse { frame }| frame.unwrap_or_default()));
     let why = links.read(opened.link, frames, opened.closing).await;
     tracing::debug!(peer = %addr, why, "a stream to a peer ended");
-    links.ended(opened.link, why);
+    links.ended(opened.link, why).await;
     opened.hold.lock().take()
 }

@@ -64,7 +64,7 @@ impl PeerService for Door {
         links.connected(link, false);
         tokio::spawn(async move {
             let why = links.read(link, frames, closing).await;
-            links.ended(link, why);
+            links.ended(link, why).await;
         });
         Ok(Response::new(Answers(opened.outgoing)))
     }

@@ -109,12 +109,12 @@ impl Links {
         let _ = self.0.events.send(Incoming::Connected { link, dialled });
     }
 
-    /// The link is gone.
-    pub fn ended(&self, link: Link, why: String) {
+    /// The link is gone. Told behind the frames that came before, the last of which may say why.
+    pub async fn ended(&self, link: Link, why: String) {
         if let Some(handle) = self.0.handles.lock().remove(&link) {
             handle.gone.cancel();
         }
-        let _ = self.0.events.send(Incoming::Disconnected { link, why });
+        let _ = self.0.frames.send(Incoming::Disconnected { link, why }).await;
     }
 
     /// Hands a frame over; a link that is gone or full does nothing with it: the machine never fills it.

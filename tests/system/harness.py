@@ -407,12 +407,6 @@ def test(function):
     return function
 
 
-def on_demand(function):
-    """Registers a test that runs only when it is named."""
-    function.on_demand = True
-    return test(function)
-
-
 class Scene:
     """A folder of its own and the servers started in it; all gone afterwards."""
 
@@ -437,7 +431,7 @@ def run(names):
     chosen = [
         t
         for t in TESTS
-        if any(name in t.__name__ for name in names) or (not names and not hasattr(t, "on_demand"))
+        if not names or any(name in t.__name__ for name in names)
     ]
     passed, failed = 0, 0
     for function in chosen:

@@ -1,6 +1,6 @@
 """Runs the system tests, all or those whose names are given in part.
 
-run                                       all but those that run only when named
+run                                       all of them
 run NAME...                               those whose names contain a NAME
 run --list                                their names
 run --crash [--cycles N] [--seed S]       kills and restarts one server

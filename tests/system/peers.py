@@ -387,7 +387,7 @@ def test_peers_start_alone(scene):
     cluster.converged()
 
 
-@on_demand
+@test
 def test_peers_retry_asks_for_other_durability(scene):
     """How safe it must be is no part of what was recorded."""
     client = scene.server().start().client()
@@ -400,7 +400,7 @@ def test_peers_retry_asks_for_other_durability(scene):
     expect(again.repeated_request, "an opt-out with another durability is the same one")
 
 
-@on_demand
+@test
 def test_peers_opt_in_names_what_comes_later(scene):
     """An opt-out on A, and an opt-in on B that names it before B has heard of it: B refuses, or the opt-in holds."""
     cluster = Cluster(scene, bootstrap_budget="1s").start()

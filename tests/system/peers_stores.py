@@ -46,7 +46,7 @@ def test_peers_that_do_not_match(scene):
     do_not_match(scene, both_are_told=False)
 
 
-@on_demand
+@test
 def test_peers_mismatch_is_told_to_both(scene):
     do_not_match(scene, both_are_told=True)
 
@@ -107,7 +107,7 @@ def test_peers_that_name_themselves(scene):
     name_themselves(scene)
 
 
-@on_demand
+@test
 def test_peers_naming_themselves_is_no_fault(scene):
     for node in name_themselves(scene).nodes:
         expect(not said(node, '"ERROR"'), f"nothing to complain of: {said(node, 'ERROR')}")
