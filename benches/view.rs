@@ -19,6 +19,7 @@ use optgate::policy::types::{Channel, ConsentType, EvidenceGrade, OptInMethod, P
 use optgate::view::{Config, LedgerIdentity, Touched, View};
 
 /// As the binary has it: the memory figure depends on it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

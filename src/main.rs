@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use optgate::cli::{self, Cli};
 
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How the allocator is set, which it reads before `main`: a few arenas, since each keeps free memory of its own and
 /// threads have caches before them, and what stays free for a second goes back to the system. Both are for memory: with
 /// its own settings a fifth more stayed resident under load. `_RJEM_MALLOC_CONF` in the environment overrides them.
+#[cfg(feature = "jemalloc")]
 #[unsafe(export_name = "_rjem_malloc_conf")] // the one name that jemalloc looks for; nothing else has it
 static ALLOCATOR_SETTINGS: &[u8; 30] = b"narenas:4,dirty_decay_ms:1000\0";
 
