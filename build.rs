@@ -30,6 +30,7 @@ const PERSONAL: &[&str] = &[
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={PROTO_DIR}");
+    allow_sabotage()?;
 
     let mut files = Vec::new();
     collect_protos(Path::new(PROTO_DIR), &mut files)?;
@@ -53,6 +54,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(out_dir.join("peer_descriptors.bin"), peers.encode_to_vec())?;
+    Ok(())
+}
+
+/// Sets `cfg(sabotage)` where `OPTGATE_SABOTAGE_BUILD=1` asks for it: as a cfg of this package alone, so that no
+/// dependency is compiled again.
+fn allow_sabotage() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rustc-check-cfg=cfg(sabotage)");
+    println!("cargo::rerun-if-env-changed=OPTGATE_SABOTAGE_BUILD");
+    if env::var("OPTGATE_SABOTAGE_BUILD").is_ok_and(|wanted| wanted == "1") {
+        if env::var("PROFILE")? == "release" {
+            return Err(
+                "OPTGATE_SABOTAGE_BUILD is for tests; a release must not be able to break its promises"
+                    .into(),
+            );
+        }
+        println!("cargo::rustc-cfg=sabotage");
+    }
     Ok(())
 }
 

@@ -213,3 +213,6 @@ impl Engine {
         self.inner.is_behind()
     }
 }
+
+#[cfg(test)]
+mod tests;

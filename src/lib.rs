@@ -25,6 +25,7 @@
 //! - [`http`] shows health and metrics, [`net`] accepts connections, [`readiness`] says whether to send calls here.
 //! - [`config`] reads settings and rules, all faults at once. [`telemetry`] logs, counts and traces; no address ever.
 //! - [`cli`] is the command line, mostly a client of the same API. [`mod@bench`] measures. [`clock`] alone reads the time.
+//! - `sabotage` breaks promises on purpose, so that the tests can be tested; no build holds it unless asked to.
 //! - [`app`] connects the parts and knows nothing else.
 
 pub mod address;
@@ -45,5 +46,7 @@ pub mod peers;
 pub mod policy;
 pub mod readiness;
 pub mod replication;
+#[cfg(sabotage)]
+pub mod sabotage;
 pub mod telemetry;
 pub mod view;

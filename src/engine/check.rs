@@ -203,7 +203,10 @@ impl Inner {
             })?;
         }
         let identity = Identity::of(&self.key, &request.business, address);
-        if *self.phase.borrow() != Phase::Serving || self.is_behind() || self.replica.is_catching_up() {
+        let is_catching_up = self.replica.is_catching_up();
+        #[cfg(sabotage)]
+        let is_catching_up = is_catching_up && !crate::sabotage::is("backlog-ignored");
+        if *self.phase.borrow() != Phase::Serving || self.is_behind() || is_catching_up {
             let own = Some(identity.own);
             return Ok(self.denied(request, book, now, own, Reason::Unavailable, || {
                 "the sidecar does not have every consent at hand; see its readiness".into()
@@ -264,6 +267,14 @@ impl Inner {
                 }
                 let known: Vec<Known<'_>> = people::others_known(&others).collect();
                 let verdict = context.verdict(request, rules, person, &known, now);
+                #[cfg(sabotage)]
+                if crate::sabotage::is("replayed-allow")
+                    && admit(&verdict, &mut person.frequency.clone())
+                        .is_ok_and(|known| known.repeats.is_some())
+                {
+                    let verdict = Verdict { violations: Vec::new(), ..verdict };
+                    return (Ok(Judged { verdict, limits: LimitAnswer::NotAsked }), Touched::Nothing);
+                }
                 if !verdict.allows() {
                     return (Ok(Judged { verdict, limits: LimitAnswer::NotAsked }), Touched::Nothing);
                 }

@@ -301,6 +301,10 @@ impl Inner {
     /// While a peer's clock is off by more than half the margin, no opt-in is taken to come after an opt-out by its time: only
     /// what it names counts.
     fn leave_out_doubtful_times(&self, event: &mut ConsentEvent) {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("doubtful-clocks-believed") {
+            return;
+        }
         let book = self.book();
         let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
         if self.replica.clocks_agree(rules.clock_margin_ms) {

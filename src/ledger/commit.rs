@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::disk::DiskFile;
 use super::format::{Before, NewBlob, NewRecord, RelayedRecord, encode_record, encode_relayed, record_len};
 use super::log::{Failure, Log, failure, space_low};
 use super::read::{Reader, position};
@@ -129,6 +130,8 @@ impl Log {
         if sequence == last + 1 {
             let before = ahead.last().copied().or(durable.map(|head| head.hash)).unwrap_or_default();
             let follows = checked.follows(&before);
+            #[cfg(sabotage)]
+            let follows = follows || crate::sabotage::is("skipped-chain-check");
             return (!follows).then_some(Verdict::Refused(RelayError::Chain { id: checked.id }));
         }
         let held = if sequence > have {
@@ -140,6 +143,8 @@ impl Log {
             return Some(Verdict::Refused(RelayError::Unreadable { id: checked.id }));
         };
         let got = checked.hash();
+        #[cfg(sabotage)]
+        let held = if crate::sabotage::is("fork-taken-for-known") { got } else { held };
         Some(if held == got {
             Verdict::Known
         } else {
@@ -217,7 +222,7 @@ impl Log {
             end = next;
         }
         active.file.write_at(&self.buffer, start).map_err(failure("write", &active.name))?;
-        active.file.fdatasync().map_err(failure("sync", &active.name))?;
+        sync(&*active.file).map_err(failure("sync", &active.name))?;
         active.end = end;
         self.batch = batch;
         (self.own, self.bulk) = (own, bulk);
@@ -230,6 +235,18 @@ impl Log {
         places.into_iter().for_each(|(id, position)| index.note(id, position));
         Ok(())
     }
+}
+
+fn sync(file: &dyn DiskFile) -> std::io::Result<()> {
+    #[cfg(sabotage)]
+    if crate::sabotage::is("ack-before-sync") {
+        return Ok(());
+    }
+    #[cfg(sabotage)]
+    if crate::sabotage::is("sync-retried") {
+        return file.fdatasync().or_else(|_| file.fdatasync());
+    }
+    file.fdatasync()
 }
 
 /// What a group writes ahead of a record, per origin, in sequence behind what is durable.

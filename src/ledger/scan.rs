@@ -196,6 +196,14 @@ pub(crate) fn scan(cursor: &mut Cursor, number: u32, ending: Ending) -> io::Resu
             suspects.iter().filter(|suspect| suspect.batch >= last_batch).map(|suspect| suspect.from).min()
         }
     };
+    #[cfg(sabotage)]
+    let cut = match ending {
+        _ if crate::sabotage::is("torn-tail-as-rot") => None,
+        Ending::Open { .. } if crate::sabotage::is("rot-truncated") => {
+            suspects.iter().map(|suspect| suspect.from).min()
+        }
+        _ => cut,
+    };
     if let Some(cut) = cut {
         let cut_bytes = cursor.used_end(cut)? - cut;
         let limit = cursor.limit();

@@ -57,6 +57,13 @@ fn step(log: &mut Log, exchange: &Exchange, applier: &mut dyn Applier, work: Wor
                 Verdict::Refused(error) => results.push(Err(error)),
             }
         }
+        #[cfg(sabotage)]
+        let (answers, results) = if crate::sabotage::is("ack-before-apply") {
+            answers.into_iter().zip(results).for_each(|(answer, result)| answer.give(result));
+            (Vec::new(), Vec::new())
+        } else {
+            (answers, results)
+        };
         if let Some(last) = committed.last() {
             let head = last.appended.next;
             // The applier touches a store that may panic; the records are safe, but nobody may be told that they count.

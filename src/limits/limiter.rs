@@ -198,6 +198,14 @@ impl Limiter {
 
         let (shadowed, refusals) = split(refusals, shadow);
         if !refusals.is_empty() || !enforce {
+            #[cfg(sabotage)]
+            let pair = match pair {
+                Some((claim, quota)) if enforce && crate::sabotage::is("denied-consumes") => {
+                    shard.pairs.take(claim, &quota, now_ns, &self.pairs_room);
+                    None
+                }
+                pair => pair,
+            };
             if enforce {
                 leave::<PairBucket>(pair, &self.pairs_room);
                 leave::<RateBucket>(sender, &self.senders_room);

@@ -98,6 +98,11 @@ impl Marks {
         match self.0.binary_search_by_key(&mark.key(), Mark::key) {
             Ok(at) => {
                 let known = &mut self.0[at];
+                #[cfg(sabotage)]
+                if crate::sabotage::is("opt-out-replaced") {
+                    *known = mark;
+                    return;
+                }
                 known.id.sequence = known.id.sequence.max(mark.id.sequence);
                 known.time = known.time.max(mark.time);
                 // The channels are equal, since the keys are.
@@ -159,6 +164,14 @@ impl OptIn {
         if self.imported {
             return out_imported && by_time;
         }
+        #[cfg(sabotage)]
+        if crate::sabotage::is("last-writer-wins") {
+            return out.time < self.occurred;
+        }
+        #[cfg(sabotage)]
+        if crate::sabotage::is("forgotten-covers") {
+            return by_time;
+        }
         self.covers.of(out.id.origin) >= out.id.sequence || by_time
     }
 
@@ -176,7 +189,15 @@ impl OptIn {
             && (self.within.is_none() || self.within == other.within)
             && (self.consent_type == ConsentType::Express || self.consent_type == other.consent_type)
             && self.grade >= other.grade
-            && self.covers.includes(&other.covers)
+            && self.includes_covers_of(other)
+    }
+
+    fn includes_covers_of(&self, other: &Self) -> bool {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("dominance-without-covers") {
+            return true;
+        }
+        self.covers.includes(&other.covers)
     }
 
     /// A strict order, so that of two equals exactly one stays, the same one everywhere. One event may

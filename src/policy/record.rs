@@ -96,6 +96,11 @@ impl Record {
                 let mark = Mark { id, time: out.time, message: out.inbound };
                 for scope in &out.scopes {
                     let cell = self.cell_mut(scope);
+                    #[cfg(sabotage)]
+                    if crate::sabotage::is("opt-out-lost-in-merge") {
+                        cell.imported_outs.add(mark);
+                        continue;
+                    }
                     if out.imported { cell.imported_outs.add(mark) } else { cell.outs.add(mark) }
                 }
                 if let Some(until) = out.confirm_until {

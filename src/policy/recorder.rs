@@ -183,6 +183,12 @@ pub fn opt_out_time(
         Source::Caller => now,
         Source::Signed | Source::Import => stated.unwrap_or(now).min(now),
     };
+    #[cfg(sabotage)]
+    let time = match stated {
+        Some(stated) if crate::sabotage::is("opt-out-time-believed") => stated.min(now),
+        Some(stated) if crate::sabotage::is("opt-out-time-unbounded") && source == Source::Signed => stated,
+        _ => time,
+    };
     if now.since_ms(time) > rules.clock_margin_ms {
         return time;
     }
@@ -314,6 +320,12 @@ fn opt_in_change(
         Covers::default()
     } else {
         let covers = covers_of(&report.supersedes, known, recorded);
+        #[cfg(sabotage)]
+        let covers = if crate::sabotage::is("covers-on-arrival") {
+            marks(known).map(|mark| mark.id).collect()
+        } else {
+            covers
+        };
         missing.extend(unsuperseded(&scopes, &covers, known, rules, now));
         if late_supersedes(&covers, known, occurred.plus_ms(rules.clock_margin_ms)) {
             recorded.warnings.push(
@@ -325,6 +337,8 @@ fn opt_in_change(
         covers
     };
     let margin = if source == Source::Import { IMPORT_MARGIN_MS } else { rules.clock_margin_ms };
+    #[cfg(sabotage)]
+    let margin = if crate::sabotage::is("no-margin") { 0 } else { margin };
     Ok(vec![Change::OptIn(OptIn {
         scopes,
         occurred,

@@ -171,6 +171,11 @@ pub fn standing(known: &[Known<'_>], subject: &Subject<'_>, rules: &Rules, now: 
     let mut expired: Option<&OptIn> = None;
     let mut elsewhere = false;
     for Known { relation, record } in known {
+        #[cfg(sabotage)]
+        let relation = match relation {
+            Relation::Link if crate::sabotage::is("link-beats-opt-out") => &Relation::Own,
+            relation => relation,
+        };
         if *relation == Relation::Alias || *relation == Relation::Link && !against.has_no_out() {
             continue;
         }
@@ -308,6 +313,7 @@ mod tests {
     use super::*;
     use crate::policy::consent::{Covers, Register};
     use crate::policy::ids::OriginId;
+    use crate::policy::types::{ConsentType, EvidenceGrade};
 
     #[test]
     fn a_tie_of_registers_suppresses() {
@@ -326,5 +332,38 @@ mod tests {
         let covers: Covers = [id(1, 5)].into_iter().collect();
         assert_eq!(covers.of(OriginId([1; 16])), 5);
         assert_eq!(covers.of(OriginId([2; 16])), 0);
+    }
+
+    /// The person opted out at one address; what is linked to it may be another's by now, who opted in there later.
+    #[test]
+    fn through_a_link_an_opt_in_beats_no_opt_out() {
+        let id = |sequence| EventId { origin: OriginId([1; 16]), sequence };
+        let (mut left, mut joined) = (Cell::default(), Cell::default());
+        left.outs.add(Mark { id: id(1), time: Timestamp(1_000), message: None });
+        joined.add_opt_in(OptIn {
+            id: id(2),
+            occurred: Timestamp(DAY_MS),
+            covers: [id(1)].into_iter().collect(),
+            before: Some(Timestamp(DAY_MS)),
+            imported: false,
+            expire: None,
+            within: None,
+            consent_type: ConsentType::Express,
+            grade: EvidenceGrade::Strict,
+            confirms: None,
+        });
+        let scope = Scope { channel: Some(Channel::Sms), purpose: Purpose::Category(Category::Marketing) };
+        let record = |cell: &Cell| Record { cells: vec![(scope.clone(), cell.clone())], ..Record::default() };
+        let (left, joined) = (record(&left), record(&joined));
+        let subject = Subject { channel: Channel::Sms, category: Category::Marketing, topic: None };
+        let unknown = Record::default();
+        let finds = |own, relation, record| {
+            let known = [Known { relation: Relation::Own, record: own }, Known { relation, record }];
+            standing(&known, &subject, &Rules::built_in(), Timestamp(2 * DAY_MS)).standing
+        };
+        assert_eq!(finds(&left, Relation::Own, &joined), Standing::Granted, "at the address itself it does");
+        assert_eq!(finds(&left, Relation::Link, &joined), Standing::OptedOut);
+        assert_eq!(finds(&unknown, Relation::Link, &joined), Standing::Granted);
+        assert_eq!(finds(&unknown, Relation::Alias, &joined), Standing::None);
     }
 }

@@ -39,6 +39,13 @@ impl Durability {
         }
         let behind = |(origin, held): &(&OriginId, &u64)| vector.get(*origin).is_none_or(|now| now < *held);
         let went_back = disk.held.iter().filter(behind).count();
+        #[cfg(sabotage)]
+        if crate::sabotage::is("restored-disk-believed") {
+            let held = |origin: &OriginId| disk.held.get(origin).copied().unwrap_or(0);
+            let held = vector.iter().map(|(origin, now)| (*origin, held(origin).max(*now))).collect();
+            *disk = Disk { held, unsure: false };
+            return went_back;
+        }
         *disk = Disk { held: vector.clone(), unsure: false };
         went_back
     }
@@ -58,6 +65,9 @@ impl Durability {
         let others = self.0.values().filter(|disk| !disk.unsure);
         let mut held: Vec<u64> = others.map(|disk| disk.held.get(&origin).copied().unwrap_or(0)).collect();
         held.extend(own.map(|heads| heads.sequence(origin)));
+        #[cfg(sabotage)]
+        let majority =
+            if crate::sabotage::is("majority-of-connected") { held.len() / 2 + 1 } else { majority };
         held.sort_unstable_by(|a, b| b.cmp(a));
         held.get(majority.saturating_sub(1)).copied().unwrap_or(0)
     }

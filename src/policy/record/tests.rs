@@ -12,16 +12,35 @@ use proptest::prelude::*;
 use super::*;
 use crate::policy::ids::OriginId;
 use crate::policy::strategies;
-use crate::policy::types::ConsentType;
+use crate::policy::types::{ConsentType, Purpose};
 
 /// The person whose record is built.
 const SUBJECT: Identifier = Identifier([1; 32]);
 
 type Numbered = (EventId, ConsentEvent);
 
-/// Events with ids of their own, as ledgers number them.
+/// Brings what an event says to one person and one scope, where it meets what others say.
+fn gather(event: &mut ConsentEvent) {
+    event.subjects = vec![SUBJECT];
+    let scope = || Scope { channel: Some(Channel::Sms), purpose: Purpose::All };
+    for change in &mut event.changes {
+        match change {
+            Change::OptOut(out) => (out.scopes, out.inbound) = (vec![scope()], None),
+            Change::OptIn(opt_in) => opt_in.scopes = vec![(scope(), None)],
+            _ => {}
+        }
+    }
+}
+
+/// Events with ids of their own, as ledgers number them; half of them about one person and scope.
 fn events(max: usize) -> impl Strategy<Value = Vec<Numbered>> {
-    vec((strategies::origin(), strategies::consent_event()), 0..max).prop_map(|events| {
+    let event = (strategies::consent_event(), any::<bool>()).prop_map(|(mut event, gathered)| {
+        if gathered {
+            gather(&mut event);
+        }
+        event
+    });
+    vec((strategies::origin(), event), 0..max).prop_map(|events| {
         let mut next = std::collections::BTreeMap::<OriginId, u64>::new();
         events
             .into_iter()

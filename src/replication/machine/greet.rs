@@ -186,6 +186,10 @@ impl Machine {
 
     /// What an anchor held when it said Hello is known to be missing here until it is applied.
     pub(super) fn owe(&mut self, entry: &VectorEntry) {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("backlog-unknown") {
+            return;
+        }
         if entry.head.sequence > self.held.sequence(entry.origin) {
             let owed = self.backlog.entry(entry.origin).or_default();
             *owed = (*owed).max(entry.head.sequence);

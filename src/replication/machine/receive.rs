@@ -1,5 +1,7 @@
 //! What comes from peers: vectors, events, acks, answers.
 
+use std::collections::BTreeMap;
+
 use super::{CloseReason, Effect, Machine, Note, StoreOutcome, StoreRefusal, Storing};
 use crate::policy::ids::OriginId;
 use crate::policy::time::Timestamp;
@@ -40,6 +42,8 @@ impl Machine {
         slot.since = now.mono;
         if first > received.saturating_add(1) {
             let ask = slot.source == Some(link) && !slot.gap;
+            #[cfg(sabotage)]
+            let ask = ask && !crate::sabotage::is("gap-not-asked");
             slot.gap |= ask;
             self.disposed(link, origin, weight, false);
             if ask {
@@ -49,6 +53,11 @@ impl Machine {
         }
         slot.gap = false;
         slot.received = last;
+        #[cfg(sabotage)]
+        if crate::sabotage::is("ack-before-append") {
+            let hash = events.records.last().map_or([0; 32], |record| record.hash);
+            self.advance(origin, crate::ledger::Head { sequence: last, hash });
+        }
         let known = usize::try_from(received.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
         events.records.drain(..known.min(events.records.len()));
         events.first = received.saturating_add(1);
@@ -165,8 +174,21 @@ impl Machine {
         let Some(at) = session.pings.iter().position(|ping| ping.number == answers) else { return };
         let Some(ping) = session.pings.drain(..=at).next_back() else { return };
         session.offsets.note(ping.at, now, Timestamp(wall_ms));
-        let needs = session.ahead.iter().map(|origin| (*origin, session.told(*origin))).collect();
-        session.answers.push(Waiting { sent: ping.at.mono, needs, heard });
+        let needs: BTreeMap<_, _> =
+            session.ahead.iter().map(|origin| (*origin, session.told(*origin))).collect();
+        let sent = ping.at.mono;
+        #[cfg(sabotage)]
+        let sent = match wall_ms.saturating_sub(now.wall.0) {
+            _ if crate::sabotage::is("fresh-from-the-answer") => now.mono,
+            ahead_ms if crate::sabotage::is("wall-clock-freshness") => {
+                super::Mono(now.mono.0.saturating_add_signed(ahead_ms))
+            }
+            _ => sent,
+        };
+        #[cfg(sabotage)]
+        let needs =
+            if crate::sabotage::is("heartbeat-without-applied-vector") { BTreeMap::new() } else { needs };
+        session.answers.push(Waiting { sent, needs, heard });
         if !std::mem::replace(&mut session.told_all, true) {
             self.told_in_full(link);
         }

@@ -124,6 +124,25 @@ fn a_lagging_recorder_still_ends_the_opt_in_that_it_knows() {
     assert_eq!(world.answers(0, HOUR_MS)[0], Standing::OptedOut);
 }
 
+/// The provider's clock is a month ahead: what it dates into the future has happened all the same, and not later than
+/// it was told of.
+#[test]
+fn an_opt_out_dated_into_the_future_counts_from_its_arrival() {
+    let rules = script::rules();
+    let at = |node| vec![Arrival { node, delay_ms: 0 }];
+    let script = Script {
+        acts: vec![
+            Act { what: What::SignedStop(Reach::Whatsapp), at_ms: 0, arrivals: at(0) },
+            Act { what: OPT_IN, at_ms: DAY_MS, arrivals: at(1) },
+        ],
+        skew_ms: [0, 30 * DAY_MS, 0, 0],
+        relay_ms: vec![2 * DAY_MS],
+    };
+    let mut world = World::new(&script, &rules, Clocks::Wild);
+    world.run().unwrap();
+    assert_eq!([world.answers(0, 7 * DAY_MS)[0], world.answers(1, 7 * DAY_MS)[0]], [Standing::Granted; 2]);
+}
+
 fn row() -> impl Strategy<Value = (What, i64)> {
     let reach = select(vec![Reach::Everything, Reach::Whatsapp, Reach::WhatsappOffers]);
     let grant = select(vec![Grant::WhatsappOffers, Grant::WhatsappMarketing]);

@@ -69,6 +69,23 @@ fn what_the_answerer_says_of_others_counts_that_much_earlier() {
 }
 
 #[test]
+fn no_wrong_clock_makes_a_node_fresher_or_staler() {
+    for (theirs_off_ms, ours_off_ms) in [(600_000, 0), (-600_000, 0), (0, 600_000), (0, -600_000)] {
+        let mut one = machine(1);
+        let effects = meet(&mut one, 1, hello(2, Vec::new()), 1_000_000);
+        let ping = pinged(&effects).expect("a ping follows the hello");
+        // Our wall clock steps between the question and the answer.
+        let mut now = at(1_000_400);
+        let theirs = now.wall.0 + theirs_off_ms;
+        now.wall.0 += ours_off_ms;
+        let frame = answer(ping, Vec::new(), Vec::new(), theirs);
+        one.handle(Input::Frame { link: Link(1), frame, len: 100 }, now);
+        assert!(one.is_fresh(Mono(1_000_400), 400), "{theirs_off_ms} {ours_off_ms}");
+        assert!(!one.is_fresh(Mono(1_000_401), 400), "{theirs_off_ms} {ours_off_ms}");
+    }
+}
+
+#[test]
 fn a_heartbeat_that_answers_nothing_proves_nothing() {
     let mut one = machine(1);
     meet(&mut one, 1, hello(2, Vec::new()), 1_000);

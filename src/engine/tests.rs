@@ -1,0 +1,194 @@
+//! A whole engine, its answers judged by the true order of what a person did.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::decision::NoSink;
+use super::record::RecordRequest;
+use super::start::Parts;
+use super::*;
+use crate::address::Address;
+use crate::clock::ManualClock;
+use crate::ledger::disk::RealDisk;
+use crate::policy::evidence::Evidence;
+use crate::policy::ids::{BusinessId, TopicId};
+use crate::policy::recorder::Source;
+use crate::policy::report::{OptInReport, OptOutReport, Report};
+use crate::policy::rules::{RuleBook, Rules};
+use crate::policy::time::{MINUTE_MS, SECOND_MS, Timestamp};
+use crate::policy::types::{
+    Category, Channel, ConsentType, EvidenceGrade, OptInMethod, OptOutMethod, Reason,
+};
+use crate::{ledger, limits, view};
+
+const NOON: Timestamp = Timestamp(1_767_614_400_000);
+
+/// One node, and one person who is asked about promotions by SMS.
+struct Node {
+    engine: Engine,
+    clock: Arc<ManualClock>,
+    _dir: TempDir,
+}
+
+fn offers() -> TopicId {
+    TopicId::new("offers").unwrap()
+}
+
+fn person() -> Address {
+    Address::parse_phone("+4915123456789").unwrap()
+}
+
+fn rules() -> Rules {
+    Rules {
+        topics: [(offers(), Category::Marketing)].into(),
+        evidence: EvidenceGrade::Basic,
+        ..Rules::built_in()
+    }
+}
+
+impl Node {
+    fn open(replica: Replica) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(NOON));
+        let book = RuleBook { defaults: Arc::new(rules()), businesses: BTreeMap::new(), version: "1".into() };
+        let small = ledger::Config::default();
+        let small = ledger::Config { segment_mib: 4, opt_out_reserve_mib: 1, min_free_mib: 0, ..small };
+        let small_view = view::Config::default();
+        let small_view =
+            view::Config { page_cache_mib: 1, record_cache_mib: 1, min_free_mib: 0, ..small_view };
+        let (engine, _) = Engine::open(Parts {
+            clock: Arc::<ManualClock>::clone(&clock),
+            key: ClusterKey::from_bytes(&[7; 32]),
+            disk: Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap()),
+            ledger: small,
+            view_dir: dir.path().join("view"),
+            view: small_view,
+            limits: limits::Settings::default(),
+            book: Book::new(book),
+            lexicon: Lexicon::built_in().unwrap(),
+            sink: Arc::new(NoSink),
+            replica: Arc::new(replica),
+        })
+        .unwrap();
+        Self { engine, clock, _dir: dir }
+    }
+
+    async fn record(&self, request_id: &str, report: Report, source: Source) {
+        let request = RecordRequest {
+            business: BusinessId::new("acme").unwrap(),
+            recipient: person(),
+            also: Vec::new(),
+            request_id: request_id.to_owned(),
+            content: [1; 8],
+            reports: vec![report],
+            actor: "system:test".to_owned(),
+            wants_replicated: None,
+            source,
+            row: None,
+            warnings: Vec::new(),
+        };
+        self.engine.record_consent(request).await.unwrap();
+    }
+
+    /// The person opts in now, by a form.
+    async fn opts_in(&self) {
+        let report = OptInReport {
+            channels: vec![Channel::Sms],
+            topics: vec![offers()],
+            categories: Vec::new(),
+            method: Some(OptInMethod::PreferenceForm),
+            evidence: Evidence {
+                business_name: "Acme".into(),
+                message_types: vec!["offers".into()],
+                ..Evidence::default()
+            },
+            consent_type: ConsentType::Express,
+            supersedes: Vec::new(),
+            occurred: Some(self.clock.now()),
+            expire: None,
+            confirms: None,
+        };
+        self.record("opt-in", Report::OptIn(report), Source::Caller).await;
+    }
+
+    /// The person opts out; whoever vouches for it says when.
+    async fn opts_out(&self, stated: Timestamp, source: Source) {
+        let report = OptOutReport {
+            channels: vec![Channel::Sms],
+            topics: Vec::new(),
+            categories: Vec::new(),
+            method: OptOutMethod::WebForm,
+            text: String::new(),
+            occurred: Some(stated),
+        };
+        self.record("opt-out", Report::OptOut(report), source).await;
+    }
+
+    /// Why a promotion may not be sent; `None`: it may.
+    fn denies(&self, request_id: &str) -> Option<Reason> {
+        let request = CheckRequest {
+            request_id: request_id.to_owned(),
+            business: "acme".to_owned(),
+            sender: "Acme".to_owned(),
+            recipient: Ok(person()),
+            channel: Channel::Sms,
+            content: RequestedContent::Message { category: None, topic: Some(offers()) },
+            about: None,
+            mode: Mode::Enforce,
+            explain: false,
+            time_zone: None,
+            at_least_as_fresh: None,
+            content_hash: 1,
+        };
+        self.engine.check(&request).unwrap().violations.first().map(|violation| violation.reason)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A test that fails has said why already.
+        let _ = self.engine.close();
+    }
+}
+
+/// A node among others that knows all they know.
+fn fresh() -> Replica {
+    let replica = Replica::among_others(Duration::ZERO);
+    replica.set_fresh_until_ms(u64::MAX);
+    replica.set_catching_up(false);
+    replica
+}
+
+#[tokio::test]
+async fn a_repeated_check_is_judged_anew() {
+    let node = Node::open(Replica::alone());
+    node.opts_in().await;
+    assert_eq!(node.denies("a"), None);
+    assert_eq!(node.denies("a"), None, "its retry is allowed as long as the person agrees");
+    node.clock.advance_ms(SECOND_MS);
+    node.opts_out(node.clock.now(), Source::Caller).await;
+    assert_eq!(node.denies("a"), Some(Reason::OptedOut));
+}
+
+/// The opt-out comes a minute after the opt-in, from where the clock is 20 minutes late.
+#[tokio::test]
+async fn while_clocks_disagree_no_opt_in_wins_by_its_time() {
+    let node = Node::open(fresh());
+    node.engine.replica().set_clocks_apart_ms(20 * MINUTE_MS.unsigned_abs());
+    node.opts_in().await;
+    assert_eq!(node.denies(""), None);
+    node.clock.advance_ms(MINUTE_MS);
+    node.opts_out(node.clock.now().minus_ms(20 * MINUTE_MS), Source::Signed).await;
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+#[tokio::test]
+async fn nothing_is_allowed_while_a_backlog_may_hold_an_opt_out() {
+    let node = Node::open(fresh());
+    node.opts_in().await;
+    assert_eq!(node.denies(""), None);
+    node.engine.replica().set_catching_up(true);
+    assert_eq!(node.denies(""), Some(Reason::Unavailable));
+}
