@@ -28,6 +28,7 @@ pub mod wire;
 
 pub use carrier::{Carrier, Incoming, Link};
 pub use machine::{
-    CloseReason, Effect, Input, Machine, Note, PeerStatus, Progress, StoreOutcome, StoreRefusal,
+    CloseReason, Counters, Effect, Input, Machine, Note, PeerStatus, Progress, StoreOutcome, StoreRefusal,
+    Unverified,
 };
 pub use settings::{Mono, Now, Settings};

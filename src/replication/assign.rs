@@ -3,9 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Link;
-use super::frame::Instance;
+use super::frame::{Instance, Run};
 use super::settings::Mono;
 use crate::policy::ids::OriginId;
+
+/// The most runs of which an origin is kept apart.
+pub(super) const APART_MAX: usize = 64;
+
+/// How far an origin is taken apart from a run whose records of it do not verify.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Apart {
+    pub(super) instance: Instance,
+    /// The first sequence that did not verify.
+    pub(super) sequence: u64,
+    /// Handed over to be kept apart.
+    pub(super) received: u64,
+    /// Kept apart.
+    pub(super) done: u64,
+}
 
 /// How one origin is received.
 #[derive(Debug)]
@@ -20,8 +35,8 @@ pub(super) struct Slot {
     pub(super) since: Mono,
     /// A piece in between is missing and was asked for.
     pub(super) gap: bool,
-    /// Peers whose records do not verify.
-    pub(super) refused: BTreeSet<Instance>,
+    /// Runs whose records do not verify. A later run of the same store may have been repaired, so it gets another chance.
+    pub(super) refused: BTreeMap<Run, Apart>,
 }
 
 /// What to tell a peer that told of an origin.
@@ -29,6 +44,8 @@ pub(super) struct Slot {
 pub(super) enum Choice {
     /// Nothing.
     Leave,
+    /// Send it from here on, to be kept apart.
+    Apart { from: u64 },
     /// Send it from here on. `instead` is told to send it no more.
     Take { from: u64, instead: Option<Link> },
     /// It comes from elsewhere.
@@ -37,22 +54,68 @@ pub(super) enum Choice {
 
 /// Where each origin is taken from.
 #[derive(Debug, Default)]
-pub(super) struct Intake(BTreeMap<OriginId, Slot>);
+pub(super) struct Intake {
+    slots: BTreeMap<OriginId, Slot>,
+    /// Runs of which something does not verify. One more with each restart of a faulty peer.
+    refused: BTreeSet<Run>,
+}
 
 impl Intake {
     pub(super) fn slot(&mut self, origin: OriginId, now: Mono) -> &mut Slot {
-        self.0.entry(origin).or_insert_with(|| Slot {
+        self.slots.entry(origin).or_insert_with(|| Slot {
             source: None,
             owner: false,
             received: 0,
             since: now,
             gap: false,
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
         })
     }
 
     pub(super) fn get(&self, origin: OriginId) -> Option<&Slot> {
-        self.0.get(&origin)
+        self.slots.get(&origin)
+    }
+
+    /// How far `origin` is kept apart from `run`.
+    pub(super) fn apart(&mut self, origin: OriginId, run: Run) -> Option<&mut Apart> {
+        self.slots.get_mut(&origin)?.refused.get_mut(&run)
+    }
+
+    /// Whether anything that `run` sends does not verify.
+    pub(super) fn is_refused(&self, run: Run) -> bool {
+        self.refused.contains(&run)
+    }
+
+    /// What was under way from `run` to be kept apart may be lost.
+    pub(super) fn apart_again(&mut self, run: Run) {
+        for apart in self.slots.values_mut().filter_map(|slot| slot.refused.get_mut(&run)) {
+            apart.received = apart.done;
+        }
+    }
+
+    /// All origins of which something does not verify.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (OriginId, &Apart)> {
+        self.slots.iter().flat_map(|(origin, slot)| slot.refused.values().map(|apart| (*origin, apart)))
+    }
+
+    /// What `run` sends of `origin` does not verify from `sequence` on. Says whether that is news.
+    pub(super) fn refuse(
+        &mut self,
+        origin: OriginId,
+        (run, instance): (Run, Instance),
+        sequence: u64,
+        now: Mono,
+    ) -> bool {
+        let slot = self.slot(origin, now);
+        if slot.refused.contains_key(&run) {
+            return false;
+        }
+        if slot.refused.len() >= APART_MAX {
+            slot.refused.pop_first();
+        }
+        slot.refused.insert(run, Apart { instance, sequence, received: 0, done: 0 });
+        self.refused.insert(run);
+        true
     }
 
     /// The peer at `link` holds `origin` up to `told`; here it is held up to `held`.
@@ -60,13 +123,14 @@ impl Intake {
         &mut self,
         origin: OriginId,
         link: Link,
-        (instance, own): (Instance, bool),
+        (run, own): (Run, bool),
         (told, held): (u64, u64),
         now: Mono,
     ) -> Choice {
         let slot = self.slot(origin, now);
-        if slot.refused.contains(&instance) {
-            return Choice::Leave;
+        if let Some(apart) = slot.refused.get(&run) {
+            let from = apart.received.saturating_add(1);
+            return if told >= from { Choice::Apart { from } } else { Choice::Leave };
         }
         let from = slot.received.max(held).saturating_add(1);
         match slot.source {
@@ -105,7 +169,7 @@ impl Intake {
     /// `link` is gone. Returns the origins that it sent.
     pub(super) fn gone(&mut self, link: Link) -> Vec<OriginId> {
         let mut orphans = Vec::new();
-        for (origin, slot) in &mut self.0 {
+        for (origin, slot) in &mut self.slots {
             if slot.source == Some(link) {
                 slot.source = None;
                 slot.owner = false;

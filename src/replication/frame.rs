@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ledger::Head;
+pub use crate::ledger::{Relayed as Record, RelayedBlob as RecordBlob};
 use crate::policy::ids::OriginId;
 
 /// The version of the protocol that this build speaks.
@@ -11,7 +12,7 @@ pub const PROTOCOL: u32 = 1;
 pub const ENTRIES_MAX: usize = 4_096;
 /// The most records in one frame.
 pub const RECORDS_MAX: usize = 1_024;
-/// The most bytes of records in one frame, as [`Record::weight`] counts them, unless it holds a single record.
+/// The most bytes of records in one frame, as [`weight`] counts them, unless it holds a single record.
 pub const EVENTS_BYTES_MAX: usize = 64 * 1024;
 /// The longest chained part of a record, in bytes: a payload and what stands before it.
 pub const CHAINED_LEN_MAX: usize = crate::ledger::PAYLOAD_LEN_MAX + 1_024;
@@ -124,57 +125,14 @@ pub enum Refusal {
     Full,
 }
 
-/// Personal fields beside the chain.
-#[derive(Clone, PartialEq, Eq)]
-pub enum RecordBlob {
-    /// The record never had any.
-    None,
-    /// As they were recorded.
-    Present {
-        /// Hashed before the bytes.
-        salt: [u8; 16],
-        /// The fields.
-        bytes: Vec<u8>,
-    },
-    /// They were erased.
-    Erased,
-}
-
-/// A record as its origin made it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The bytes that the origin hashed.
-    pub chained: Vec<u8>,
-    /// The chain hash.
-    pub hash: [u8; 32],
-    /// Personal fields.
-    pub blob: RecordBlob,
-}
-
-impl Record {
-    /// What the record counts against windows and frames, in bytes: a little more than it takes on the wire.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        let blob = match &self.blob {
-            RecordBlob::Present { bytes, .. } => bytes.len() + 32,
-            RecordBlob::None | RecordBlob::Erased => 4,
-        };
-        self.chained.len() + blob + 48
-    }
-}
-
-/// Shows lengths only: both parts hold personal data.
-impl fmt::Debug for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let blob_len = match &self.blob {
-            RecordBlob::Present { bytes, .. } => Some(bytes.len()),
-            RecordBlob::None | RecordBlob::Erased => None,
-        };
-        f.debug_struct("Record")
-            .field("chained_len", &self.chained.len())
-            .field("blob_len", &blob_len)
-            .finish_non_exhaustive()
-    }
+/// What `record` counts against windows and frames, in bytes: a little more than it takes on the wire.
+#[must_use]
+pub fn weight(record: &Record) -> usize {
+    let blob = match &record.blob {
+        RecordBlob::Present { bytes, .. } => bytes.len() + 32,
+        RecordBlob::None | RecordBlob::Erased => 4,
+    };
+    record.chained.len() + blob + 48
 }
 
 /// Records of one origin that follow each other.
@@ -192,7 +150,7 @@ impl Events {
     /// What the frame counts against the window, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.records.iter().map(Record::weight).sum()
+        self.records.iter().map(weight).sum()
     }
 
     /// The sequence of the last record.
@@ -254,6 +212,11 @@ pub enum Frame {
         changes: Vec<VectorEntry>,
         /// How fresh the teller is of others.
         heard: Vec<Heard>,
+    },
+    /// What was sent does not follow from what is held.
+    Doubt {
+        /// The last record of the origin that the teller holds.
+        held: VectorEntry,
     },
     /// Something of a newer version.
     Unknown,

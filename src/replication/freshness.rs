@@ -52,29 +52,47 @@ impl Answers {
     }
 }
 
+/// When one anchor was last known in full.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// For this node.
+    at: Mono,
+    /// For whoever hears of it through this node, which does not pass on what it keeps apart.
+    passed_on: Option<Mono>,
+}
+
 /// When each anchor was last known in full.
 #[derive(Debug, Default)]
-pub(super) struct Freshness(BTreeMap<String, Mono>);
+pub(super) struct Freshness(BTreeMap<String, Known>);
 
 impl Freshness {
-    /// Everything that `anchor` held at `at` is applied here.
-    pub(super) fn note(&mut self, anchor: &str, at: Mono) {
-        match self.0.get_mut(anchor) {
-            Some(known) => *known = (*known).max(at),
-            None => {
-                if self.0.len() >= ANCHORS_MAX
-                    && let Some(oldest) =
-                        self.0.iter().min_by_key(|(_, at)| **at).map(|(name, _)| name.clone())
-                {
-                    self.0.remove(&oldest);
-                }
-                self.0.insert(anchor.to_owned(), at);
-            }
+    /// Everything that `anchor` held at `at` is applied here; `all_verified`: none of it is only kept apart.
+    pub(super) fn note(&mut self, anchor: &str, at: Mono, all_verified: bool) {
+        if self.0.len() >= ANCHORS_MAX
+            && !self.0.contains_key(anchor)
+            && let Some(oldest) =
+                self.0.iter().min_by_key(|(_, known)| known.at).map(|(name, _)| name.clone())
+        {
+            self.0.remove(&oldest);
+        }
+        let known = self.0.entry(anchor.to_owned()).or_default();
+        known.at = known.at.max(at);
+        if all_verified {
+            known.passed_on = known.passed_on.max(Some(at));
         }
     }
 
     /// The age of each anchor's state as it is applied here, in milliseconds.
     pub(super) fn ages(&self, now: Mono) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(move |(anchor, at)| (anchor.as_str(), now.since_ms(*at)))
+        self.0.iter().map(move |(anchor, known)| (anchor.as_str(), now.since_ms(known.at)))
+    }
+
+    /// The age of each anchor's state as it is passed on from here, in milliseconds.
+    pub(super) fn ages_passed_on(&self, now: Mono) -> impl Iterator<Item = (&str, u64)> {
+        let passed_on = |(anchor, known): (_, &Known)| Some((anchor, known.passed_on?));
+        self.0
+            .iter()
+            .filter_map(passed_on)
+            .map(move |(anchor, at): (&String, Mono)| (anchor.as_str(), now.since_ms(at)))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Link;
 use super::assign::{Choice, Intake};
 use super::durability::Durability;
-use super::frame::{Events, Frame, Heard, Instance, Record, Refusal, Role, VectorEntry};
+use super::frame::{Events, Frame, Heard, Instance, Record, Role, Run, VectorEntry};
 use super::freshness::Freshness;
 use super::session::{Around, Session, Told};
 use super::settings::{Mono, Now, Settings};
@@ -14,255 +14,17 @@ use super::window::Piece;
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 
+mod apart;
 mod greet;
+mod inout;
 mod query;
 mod receive;
 #[cfg(test)]
 mod tests;
 mod tick;
 
-pub use query::{PeerStatus, Progress};
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A link stands.
-    Connected {
-        /// Its number.
-        link: Link,
-        /// This side dialled.
-        dialled: bool,
-    },
-    /// A link is gone.
-    Disconnected {
-        /// Which.
-        link: Link,
-        /// Why.
-        why: String,
-    },
-    /// A frame came.
-    Frame {
-        /// By this link.
-        link: Link,
-        /// What it says.
-        frame: Frame,
-        /// Its length on the wire, in bytes.
-        len: usize,
-    },
-    /// Something came that is no frame.
-    Garbled {
-        /// By this link.
-        link: Link,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The carrier has room for one more frame.
-    Sent {
-        /// On this link.
-        link: Link,
-    },
-    /// An own event is on disk and applied. It must come in before the event's caller is answered: a ping that is answered
-    /// after the caller was, and without the event, would let a peer think itself fresher than it is.
-    OwnAppended {
-        /// The origin of this run.
-        origin: OriginId,
-        /// Its last record.
-        head: Head,
-    },
-    /// The answer to [`Effect::Store`].
-    Stored {
-        /// Which of them.
-        ticket: u64,
-        /// What became of it.
-        outcome: StoreOutcome,
-    },
-    /// The answer to [`Effect::Read`].
-    Read {
-        /// Which of them.
-        ticket: u64,
-        /// The records from the one asked for on; `None`: they cannot be read.
-        records: Option<Vec<Record>>,
-    },
-    /// Time passed. Wanted every 100 ms or so.
-    Tick,
-}
-
-/// What became of records that were to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreOutcome {
-    /// They are on disk and applied, or were already.
-    Stored {
-        /// The origin's last record now.
-        head: Head,
-    },
-    /// Not all of them are; those before the first that is not are kept.
-    Refused {
-        /// The origin's last record now, if any of it is held.
-        head: Option<Head>,
-        /// Why the rest is not.
-        why: StoreRefusal,
-    },
-}
-
-/// Why records were not stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreRefusal {
-    /// Records before them are missing.
-    Gap,
-    /// One does not follow from the record before, or is not what it says.
-    Chain {
-        /// Its sequence.
-        sequence: u64,
-    },
-    /// One of them is held with another hash.
-    Fork {
-        /// Its sequence.
-        sequence: u64,
-        /// The hash that is held.
-        ours: [u8; 32],
-        /// The hash that came.
-        theirs: [u8; 32],
-    },
-    /// The store cannot take anything now.
-    Later,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Hand the frame to the carrier.
-    Send {
-        /// On this link.
-        link: Link,
-        /// What to say.
-        frame: Frame,
-    },
-    /// End the link once what was handed over has left.
-    Close {
-        /// Which.
-        link: Link,
-        /// Why.
-        why: CloseReason,
-    },
-    /// Verify, append, sync and apply; then answer [`Input::Stored`]. Those of one origin come in sequence and are to be answered in
-    /// that order.
-    Store {
-        /// To be named in the answer.
-        ticket: u64,
-        /// Who sent them.
-        link: Link,
-        /// Whose they are.
-        events: Events,
-    },
-    /// Read records of an origin: at least one, and as many as `bytes_max` and `records_max` allow; then answer [`Input::Read`].
-    Read {
-        /// To be named in the answer.
-        ticket: u64,
-        /// Whose.
-        origin: OriginId,
-        /// The first sequence.
-        from: u64,
-        /// By [`Record::weight`].
-        bytes_max: usize,
-        /// How many.
-        records_max: usize,
-    },
-    /// Own events up to `sequence` are on the disks of a majority of the anchors.
-    Replicated {
-        /// An origin of this run.
-        origin: OriginId,
-        /// The highest.
-        sequence: u64,
-    },
-    /// Something for the log and the metrics.
-    Note(Note),
-}
-
-/// Why a link is ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CloseReason {
-    /// Its Hello was not accepted.
-    #[error("refused: {text}")]
-    Refused {
-        /// Why.
-        reason: Refusal,
-        /// The same in words.
-        text: String,
-    },
-    /// The peer did not accept ours.
-    #[error("the peer refuses: {text}")]
-    RefusedByPeer {
-        /// Why.
-        reason: Refusal,
-        /// The same in words.
-        text: String,
-    },
-    /// The peer is connected by this link already. The address need not be dialled while it stands.
-    #[error("the peer is connected already")]
-    Duplicate {
-        /// That link.
-        of: Link,
-    },
-    /// A newer link to the same peer took its place.
-    #[error("a newer link to the same peer took its place")]
-    Superseded,
-    /// No Hello came in time.
-    #[error("no hello within {} ms", super::settings::HELLO_WAIT_MS)]
-    NoHello,
-    /// Nothing came for too long.
-    #[error("nothing heard for {silent_ms} ms")]
-    Silent {
-        /// How long.
-        silent_ms: u64,
-    },
-    /// The peer broke the protocol.
-    #[error("the peer broke the protocol: {0}")]
-    Violation(String),
-}
-
-/// Something for the log and the metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A peer was accepted.
-    Joined {
-        /// By this link.
-        link: Link,
-        /// Its store.
-        instance: Instance,
-    },
-    /// Two nodes run from copies of one store. They share a name, so they count once.
-    CopiedStore {
-        /// The store.
-        instance: Instance,
-    },
-    /// An anchor holds less than it acknowledged: its disk was restored from a backup. It is sent what it lacks.
-    WentBack {
-        /// The name it is counted under.
-        anchor: String,
-        /// How many origins went back.
-        origins: usize,
-    },
-    /// Records of an origin that a peer sent do not verify.
-    Unverified {
-        /// The origin.
-        origin: OriginId,
-        /// The sequence of the first that does not.
-        sequence: u64,
-        /// Who sent them.
-        instance: Instance,
-    },
-    /// One id has two hashes: both opt-outs must hold, no opt-in, and the origin be closed.
-    Forked {
-        /// The origin.
-        origin: OriginId,
-        /// Where.
-        sequence: u64,
-        /// The hash here.
-        ours: [u8; 32],
-        /// The hash there.
-        theirs: [u8; 32],
-    },
-}
+pub use inout::{CloseReason, Effect, Input, Note, StoreOutcome, StoreRefusal};
+pub use query::{Counters, PeerStatus, Progress, Unverified};
 
 /// Records on their way to the store.
 #[derive(Clone, Copy, Debug)]
@@ -270,6 +32,17 @@ struct Storing {
     link: Link,
     origin: OriginId,
     weight: usize,
+    /// They are to be kept apart, up to this sequence.
+    apart: Option<(Run, u64)>,
+}
+
+/// What is read for.
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    /// To be sent.
+    Piece(Link, Piece),
+    /// To be compared with what a peer holds.
+    Doubt(Link, OriginId, Head),
 }
 
 /// The protocol's state at one node.
@@ -289,7 +62,10 @@ pub struct Machine {
     backlog: BTreeMap<OriginId, u64>,
     members: BTreeMap<Instance, Mono>,
     storing: BTreeMap<u64, Storing>,
-    reading: BTreeMap<u64, (Link, Piece)>,
+    reading: BTreeMap<u64, Reading>,
+    counters: Counters,
+    /// Why links to a store last ended.
+    faults: BTreeMap<Instance, String>,
     ticket: u64,
     store_paused_until: Option<Mono>,
     pinged: Option<Mono>,
@@ -314,6 +90,8 @@ impl Machine {
             members: BTreeMap::new(),
             storing: BTreeMap::new(),
             reading: BTreeMap::new(),
+            counters: Counters::default(),
+            faults: BTreeMap::new(),
             ticket: 0,
             store_paused_until: None,
             pinged: None,
@@ -325,14 +103,19 @@ impl Machine {
     pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
         match input {
             Input::Connected { link, dialled } => self.connected(link, dialled, now),
-            Input::Disconnected { link, .. } => self.forget(link, now),
-            Input::Frame { link, frame, len: _ } => self.frame(link, frame, now),
-            Input::Garbled { link, why } => self.close(link, CloseReason::Violation(why), now),
-            Input::Sent { link } => {
-                if let Some(session) = self.sessions.get_mut(&link) {
-                    session.queued = session.queued.saturating_sub(1);
-                }
+            Input::Disconnected { link, why } => {
+                self.blame(link, why);
+                self.forget(link, now);
             }
+            Input::Frame { link, frame, len } => {
+                self.on(link, |session| session.bytes_in = session.bytes_in.saturating_add(len as u64));
+                self.frame(link, frame, now);
+            }
+            Input::Garbled { link, why } => self.garbled(link, why, now),
+            Input::Sent { link, len } => self.on(link, |session| {
+                session.queued = session.queued.saturating_sub(1);
+                session.bytes_out = session.bytes_out.saturating_add(len as u64);
+            }),
             Input::OwnAppended { origin, head } => {
                 if self.own.insert(origin) {
                     self.own_last = Some(origin);
@@ -340,7 +123,8 @@ impl Machine {
                 self.advance(origin, head);
             }
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome, now),
-            Input::Read { ticket, records } => self.read(ticket, records),
+            Input::KeptApart { ticket } => self.kept_apart(ticket),
+            Input::Read { ticket, records } => self.read(ticket, records, now),
             Input::Tick => self.tick(now),
         }
         self.flush(now);
@@ -367,6 +151,7 @@ impl Machine {
             Frame::Events(events) => self.events(link, events, now),
             Frame::Ack { frames_done, origins } => self.acked(link, frames_done, &origins, now),
             Frame::Ping { number } => session.answer_due = number,
+            Frame::Doubt { held } => self.doubted(link, held.origin, held.head),
             Frame::Heartbeat { answers, wall_ms, changes, heard } => {
                 self.heartbeat(link, answers, wall_ms, &changes, heard, now);
             }
@@ -402,7 +187,7 @@ impl Machine {
                 && let Some(piece) = session.out.next_piece(&self.held)
             {
                 self.ticket += 1;
-                self.reading.insert(self.ticket, (link, piece));
+                self.reading.insert(self.ticket, Reading::Piece(link, piece));
                 self.effects.push(Effect::Read {
                     ticket: self.ticket,
                     origin: piece.origin,
@@ -414,11 +199,27 @@ impl Machine {
         }
     }
 
-    fn read(&mut self, ticket: u64, records: Option<Vec<Record>>) {
-        let Some((link, piece)) = self.reading.remove(&ticket) else { return };
-        if let Some(session) = self.sessions.get_mut(&link) {
-            let events = records.map(|records| Events { origin: piece.origin, first: piece.from, records });
-            session.out.read(piece, events);
+    fn read(&mut self, ticket: u64, records: Option<Vec<Record>>, now: Now) {
+        match self.reading.remove(&ticket) {
+            None => {}
+            Some(Reading::Piece(link, piece)) => {
+                // What is on disk and not applied yet is not told of, so it is not sent either.
+                let known = self.held.sequence(piece.origin).saturating_sub(piece.from).saturating_add(1);
+                let events = records.map(|mut records| {
+                    records.truncate(usize::try_from(known).unwrap_or(usize::MAX));
+                    Events { origin: piece.origin, first: piece.from, records }
+                });
+                if events.is_none() {
+                    self.counters.unreadable += 1;
+                }
+                self.on(link, |session| session.out.read(piece, events));
+            }
+            Some(Reading::Doubt(link, origin, theirs)) => {
+                let ours = records.and_then(|records| records.first().map(|record| record.hash));
+                if let Some(ours) = ours.filter(|ours| *ours != theirs.hash) {
+                    self.forked(link, origin, Head { hash: ours, ..theirs }, theirs.hash, now);
+                }
+            }
         }
     }
 
@@ -460,13 +261,14 @@ impl Machine {
     /// Lets the answers of `link` count whose vectors are applied.
     fn settle(&mut self, link: Link) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
+        let Some(peer) = session.peer.as_ref() else { return };
+        let Some(anchor) = peer.anchor.as_deref() else { return };
+        let all_verified = !self.intake.is_refused(peer.run);
         while let Some(waiting) = session.answers.settled() {
-            let Some(anchor) = session.peer.as_ref().and_then(|peer| peer.anchor.as_deref()) else {
-                continue;
-            };
-            self.freshness.note(anchor, waiting.sent);
+            self.freshness.note(anchor, waiting.sent, all_verified);
+            session.settled = Some(waiting.sent);
             for Heard { anchor, age_ms } in &waiting.heard {
-                self.freshness.note(anchor, waiting.sent.minus_ms(*age_ms));
+                self.freshness.note(anchor, waiting.sent.minus_ms(*age_ms), all_verified);
             }
         }
     }
@@ -487,7 +289,7 @@ impl Machine {
     fn told(&mut self, link: Link, origin: OriginId, sequence: u64, own: bool, now: Now) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let Some(peer) = &session.peer else { return };
-        let (instance, is_anchor) = (peer.instance, peer.role == Role::Anchor);
+        let (instance, run, is_anchor) = (peer.instance, peer.run, peer.role == Role::Anchor);
         if session.told.len() >= self.settings.origins_max && !session.told.contains_key(&origin) {
             self.close(link, CloseReason::Violation("more origins than allowed".to_owned()), now);
             return;
@@ -501,14 +303,25 @@ impl Machine {
             self.durability.acked(&anchor, origin, told);
             self.count_disks(origin);
         }
-        if !is_anchor || self.own.contains(&origin) {
+        if is_anchor && told > held && self.own.contains(&origin) && self.unverified(link, origin, told, now)
+        {
+            self.counters.forks += 1;
+            self.effects.push(Effect::Note(Note::NeverWritten { origin, sequence: told, instance }));
+        }
+        let is_own = self.own.contains(&origin) && !self.is_refused(origin, run);
+        if !is_anchor || is_own {
             return;
         }
-        if told > held {
-            session_ahead(&mut self.sessions, link, origin);
+        // Of what does not verify only that is known which is kept apart.
+        let known = self.intake.apart(origin, run).map_or(held, |apart| apart.done);
+        if told > known {
+            self.on(link, |session| {
+                session.ahead.insert(origin);
+            });
         }
-        match self.intake.choose(origin, link, (instance, own), (told, held), now.mono) {
+        match self.intake.choose(origin, link, (run, own), (told, held), now.mono) {
             Choice::Leave => {}
+            Choice::Apart { from } => self.on(link, |session| session.want_apart(origin, from)),
             Choice::Skip => self.on(link, |session| session.skip(origin)),
             Choice::Take { from, instead } => {
                 self.on(link, |session| session.want(origin, from));
@@ -527,24 +340,13 @@ impl Machine {
 
     fn told_entries(&mut self, link: Link, entries: &[VectorEntry], now: Now) {
         for entry in entries {
+            self.told(link, entry.origin, entry.head.sequence, entry.own, now);
             if let Some(ours) = self.held.get(entry.origin)
                 && ours.sequence == entry.head.sequence
                 && ours.hash != entry.head.hash
             {
-                self.effects.push(Effect::Note(Note::Forked {
-                    origin: entry.origin,
-                    sequence: ours.sequence,
-                    ours: ours.hash,
-                    theirs: entry.head.hash,
-                }));
+                self.forked(link, entry.origin, ours, entry.head.hash, now);
             }
-            self.told(link, entry.origin, entry.head.sequence, entry.own, now);
         }
-    }
-}
-
-fn session_ahead(sessions: &mut BTreeMap<Link, Session>, link: Link, origin: OriginId) {
-    if let Some(session) = sessions.get_mut(&link) {
-        session.ahead.insert(origin);
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Told {
     pub(super) own: bool,
     /// It was told not to send it.
     pub(super) skipped: bool,
+    /// What it sends of it does not verify, so what is held says nothing of what it holds. It was asked for all of it.
+    pub(super) apart: bool,
 }
 
 /// A ping that was not answered yet.
@@ -74,6 +76,12 @@ pub(super) struct Session {
     /// Its events that are not dealt with, in bytes and frames.
     pub(super) taken_bytes: usize,
     pub(super) taken_frames: usize,
+    /// Origins of which it is to be told that what it sent does not follow.
+    pub(super) doubts: BTreeSet<OriginId>,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// When the last ping left whose answer is applied in full.
+    pub(super) settled: Option<Mono>,
     pub(super) answer_due: u64,
     pub(super) ping_due: bool,
     pub(super) pings: VecDeque<Pinged>,
@@ -114,6 +122,10 @@ impl Session {
             done_told: 0,
             taken_bytes: 0,
             taken_frames: 0,
+            doubts: BTreeSet::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            settled: None,
             answer_due: 0,
             ping_due: false,
             pings: VecDeque::new(),
@@ -148,6 +160,16 @@ impl Session {
         }
     }
 
+    /// Ask for what does not verify of `origin`, once.
+    pub(super) fn want_apart(&mut self, origin: OriginId, from: u64) {
+        if self.told.get_mut(&origin).is_some_and(|told| !std::mem::replace(&mut told.apart, true)) {
+            self.want(origin, from);
+            if self.told(origin) >= from {
+                self.ahead.insert(origin);
+            }
+        }
+    }
+
     /// Ask not to be sent `origin`, once.
     pub(super) fn skip(&mut self, origin: OriginId) {
         self.wants.remove(&origin);
@@ -159,16 +181,26 @@ impl Session {
         }
     }
 
+    /// What the peer sends of `origin` is kept apart up to `sequence`.
+    pub(super) fn kept_apart(&mut self, origin: OriginId, sequence: u64) {
+        if self.told(origin) <= sequence {
+            self.ahead.remove(&origin);
+        }
+        self.answers.applied(origin, sequence);
+    }
+
     /// `origin` is held up to `head` here now.
     pub(super) fn grew(&mut self, origin: OriginId, head: Head) {
         if self.peer.is_none() && !self.hello_sent {
             return;
         }
         self.changed.insert(origin);
-        if self.told(origin) <= head.sequence {
-            self.ahead.remove(&origin);
+        if !self.told.get(&origin).is_some_and(|told| told.apart) {
+            if self.told(origin) <= head.sequence {
+                self.ahead.remove(&origin);
+            }
+            self.answers.applied(origin, head.sequence);
         }
-        self.answers.applied(origin, head.sequence);
         self.out.grew(origin);
         if !self.out.knows(origin) && self.told(origin) < head.sequence {
             self.urgent = true;
@@ -188,6 +220,12 @@ impl Session {
         }
         if self.done > self.done_told || !self.acks.is_empty() {
             return Some(self.ack_frame(around.held));
+        }
+        while let Some(origin) = self.doubts.pop_first() {
+            if let Some(head) = around.held.get(origin) {
+                let own = around.own.contains(&origin);
+                return Some(Frame::Doubt { held: VectorEntry { origin, head, own } });
+            }
         }
         if self.answer_due > 0 || self.urgent || self.changed.len() >= ENTRIES_MAX {
             return Some(self.heartbeat_frame(around));

@@ -64,6 +64,7 @@ pub fn encode(frame: Frame) -> pb::Frame {
                 .map(|heard| pb::HeardAnchor { anchor: heard.anchor, age_ms: heard.age_ms })
                 .collect(),
         })),
+        Frame::Doubt { held } => Some(Wire::Doubt(pb::Doubt { held: Some(encode_entry(held)) })),
         Frame::Unknown => None,
     };
     pb::Frame { frame: wire }
@@ -110,6 +111,9 @@ pub fn decode(frame: pb::Frame) -> Result<Frame, WireFault> {
             }
         }
         Some(Wire::Ping(pb::Ping { number })) => Frame::Ping { number: from_one("number", number)? },
+        Some(Wire::Doubt(pb::Doubt { held })) => {
+            Frame::Doubt { held: decode_entry(held.ok_or(WireFault::Missing("held"))?)? }
+        }
         Some(Wire::Heartbeat(pb::Heartbeat { answers, wall_ms, changes, heard })) => {
             bounded("changes", changes.len(), ENTRIES_MAX)?;
             bounded("heard", heard.len(), ANCHORS_MAX)?;

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::{CloseReason, Effect, Machine, Note};
+use super::{CloseReason, Effect, Machine, Note, Reading};
 use crate::policy::ids::OriginId;
 use crate::replication::Link;
 use crate::replication::frame::{
@@ -68,8 +68,20 @@ impl Machine {
     /// Ends a link for a fault of its peer or for silence.
     pub(super) fn close(&mut self, link: Link, why: CloseReason, now: Now) {
         if self.sessions.contains_key(&link) {
+            self.blame(link, why.to_string());
             self.forget(link, now);
             self.effects.push(Effect::Close { link, why });
+        }
+    }
+
+    /// What came is no frame. Before the Hello the peer is told so: it may be of another make.
+    pub(super) fn garbled(&mut self, link: Link, why: String, now: Now) {
+        match self.sessions.get(&link) {
+            Some(session) if session.peer.is_none() => {
+                self.forget(link, now);
+                self.refuse(link, Refusal::Malformed, format!("the hello cannot be read: {why}"));
+            }
+            _ => self.close(link, CloseReason::Violation(why), now),
         }
     }
 
@@ -196,12 +208,25 @@ impl Machine {
         }
     }
 
+    /// Keeps why the link ended, for whoever asks how the peer is.
+    pub(super) fn blame(&mut self, link: Link, why: String) {
+        let Some(peer) = self.sessions.get(&link).and_then(|session| session.peer.as_ref()) else { return };
+        let instance = peer.instance;
+        if self.faults.len() >= self.settings.peers_max && !self.faults.contains_key(&instance) {
+            self.faults.pop_first();
+        }
+        self.faults.insert(instance, why);
+    }
+
     /// Drops all that was known by `link` and finds other sources for what it sent.
     pub(super) fn forget(&mut self, link: Link, now: Now) {
-        if self.sessions.remove(&link).is_none() {
-            return;
+        let Some(session) = self.sessions.remove(&link) else { return };
+        if let Some(peer) = &session.peer {
+            self.apart_gone(peer.run);
         }
-        self.reading.retain(|_, (reader, _)| *reader != link);
+        self.reading.retain(|_, reading| match reading {
+            Reading::Piece(by, _) | Reading::Doubt(by, ..) => *by != link,
+        });
         for origin in self.intake.gone(link) {
             self.find_source(origin, now);
         }

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::Machine;
+use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::replication::Link;
+use crate::replication::assign::Apart;
 use crate::replication::frame::{ANCHORS_MAX, Heard, Instance, Role};
 use crate::replication::freshness::Freshness;
+use crate::replication::session::Session;
 use crate::replication::settings::{Mono, distinct};
 use crate::replication::vector::Heads;
 
 /// What a peer is told of the anchors heard of here.
 pub(super) fn heard(freshness: &Freshness, now: Mono) -> Vec<Heard> {
-    let ages = freshness.ages(now).take(ANCHORS_MAX);
+    let ages = freshness.ages_passed_on(now).take(ANCHORS_MAX);
     ages.map(|(anchor, age_ms)| Heard { anchor: anchor.to_owned(), age_ms }).collect()
 }
 
@@ -23,14 +26,68 @@ pub struct PeerStatus {
     pub link: Link,
     /// Its store.
     pub instance: Instance,
+    /// The name it is counted under, if it is an anchor.
+    pub anchor: Option<String>,
     /// What it is.
     pub role: Role,
+    /// This node dialled.
+    pub dialled: bool,
     /// When the link stood.
     pub since: Mono,
-    /// Events that it holds and this node lacks.
+    /// Events that it holds and this node has neither applied nor kept apart.
     pub lag_events: u64,
+    /// How long ago all that it held was known to be applied here, in milliseconds; `None`: never yet.
+    pub lag_ms: Option<u64>,
+    /// Events that this node holds and the peer is not known to hold.
+    pub peer_lag_events: u64,
     /// Bytes read for it that it has not dealt with.
     pub window_bytes: usize,
+    /// Bytes that came by this link.
+    pub bytes_in: u64,
+    /// Bytes that left by this link.
+    pub bytes_out: u64,
+    /// How far its clock is ahead of ours, in milliseconds.
+    pub clock_off_ms: Option<i64>,
+    /// Why the last link to its store ended, if one did.
+    pub last_fault: Option<String>,
+}
+
+/// An origin of which a peer sends what does not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unverified {
+    /// The origin.
+    pub origin: OriginId,
+    /// The first sequence that did not.
+    pub sequence: u64,
+    /// Who sends it.
+    pub instance: Instance,
+    /// Its records are kept apart up to here.
+    pub kept_apart: u64,
+}
+
+/// What has happened since the start, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Records that came.
+    pub records_in: u64,
+    /// Records that came and were known.
+    pub records_known: u64,
+    /// Records that came to be kept apart.
+    pub records_apart: u64,
+    /// Frames of events that came with something missing before them.
+    pub gaps: u64,
+    /// Times an origin got another source or was asked for anew.
+    pub moves: u64,
+    /// Times a peer's records of an origin were found not to verify.
+    pub unverified: u64,
+    /// Times an id was found with two hashes.
+    pub forks: u64,
+    /// Times an anchor held less than it had acknowledged.
+    pub went_back: u64,
+    /// Times the own store had no room.
+    pub store_pauses: u64,
+    /// Reads for a peer that failed.
+    pub unreadable: u64,
 }
 
 /// How far a node that starts has come.
@@ -110,24 +167,71 @@ impl Machine {
         self.sessions.get(&link)?.offsets.off_ms()
     }
 
+    /// Whether any peer's clock is off by more than `margin_ms`, one way or the other.
+    #[must_use]
+    pub fn is_clock_off(&self, margin_ms: u64) -> bool {
+        self.sessions
+            .values()
+            .filter_map(|session| session.offsets.off_ms())
+            .any(|off| off.unsigned_abs() > margin_ms)
+    }
+
+    /// What has happened since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What does not verify, and from whom: a detail of readiness.
+    #[must_use]
+    pub fn unverified_origins(&self) -> Vec<Unverified> {
+        let one = |(origin, apart): (OriginId, &Apart)| Unverified {
+            origin,
+            sequence: apart.sequence,
+            instance: apart.instance,
+            kept_apart: apart.done,
+        };
+        self.intake.refused().map(one).collect()
+    }
+
     /// How each peer is.
     #[must_use]
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        let one = |(link, session): (&Link, &crate::replication::session::Session)| {
+    pub fn peers(&self, now: Mono) -> Vec<PeerStatus> {
+        let one = |(link, session): (&Link, &Session)| {
             let peer = session.peer.as_ref()?;
-            let lag = session
-                .ahead
-                .iter()
-                .map(|origin| session.told(*origin).saturating_sub(self.held.sequence(*origin)));
+            let missing =
+                |origin: &OriginId| session.told(*origin).saturating_sub(self.held.sequence(*origin));
+            let theirs =
+                |(origin, head): (OriginId, Head)| head.sequence.saturating_sub(session.told(origin));
             Some(PeerStatus {
                 link: *link,
                 instance: peer.instance,
+                anchor: peer.anchor.clone(),
                 role: peer.role,
+                dialled: session.dialled,
                 since: session.since,
-                lag_events: lag.fold(0, u64::saturating_add),
+                lag_events: session.ahead.iter().map(missing).fold(0, u64::saturating_add),
+                lag_ms: session.settled.map(|at| now.since_ms(at)),
+                peer_lag_events: self.held.iter().map(theirs).fold(0, u64::saturating_add),
                 window_bytes: session.out.bytes(),
+                bytes_in: session.bytes_in,
+                bytes_out: session.bytes_out,
+                clock_off_ms: session.offsets.off_ms(),
+                last_fault: self.faults.get(&peer.instance).cloned(),
             })
         };
         self.sessions.iter().filter_map(one).collect()
+    }
+
+    /// Bytes read for peers that they have not dealt with: what replication keeps in memory of the ledger.
+    #[must_use]
+    pub fn window_bytes(&self) -> usize {
+        self.sessions.values().map(|session| session.out.bytes()).sum()
+    }
+
+    /// The peer at `link`, once it said who it is: cheaper than [`Machine::peers`].
+    #[must_use]
+    pub fn peer_at(&self, link: Link) -> Option<Instance> {
+        Some(self.sessions.get(&link)?.peer.as_ref()?.instance)
     }
 }

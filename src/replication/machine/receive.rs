@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{CloseReason, Effect, Machine, Note, StoreOutcome, StoreRefusal, Storing};
+use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::policy::time::Timestamp;
 use crate::replication::Link;
@@ -23,11 +24,17 @@ impl Machine {
             return;
         }
         let Some(peer) = &session.peer else { return };
-        let (instance, is_anchor) = (peer.instance, peer.role == Role::Anchor);
+        let (run, is_anchor) = (peer.run, peer.role == Role::Anchor);
         let origin = events.origin;
         let (first, last) = (events.first, events.last());
         let held = self.held.sequence(origin);
-        if !is_anchor || self.own.contains(&origin) || !session.told.contains_key(&origin) {
+        let told = session.told.contains_key(&origin);
+        self.counters.records_in += events.records.len() as u64;
+        if self.is_refused(origin, run) {
+            self.events_apart(link, run, events, weight);
+            return;
+        }
+        if !is_anchor || self.own.contains(&origin) || !told {
             // Nothing of the kind was asked for.
             self.disposed(link, origin, weight, false);
             return;
@@ -35,7 +42,8 @@ impl Machine {
         let paused = self.store_paused_until.is_some();
         let slot = self.intake.slot(origin, now.mono);
         let received = slot.received.max(held);
-        if last <= received || paused || slot.refused.contains(&instance) {
+        if last <= received || paused {
+            self.counters.records_known += if paused { 0 } else { events.records.len() as u64 };
             self.disposed(link, origin, weight, last <= held);
             return;
         }
@@ -45,6 +53,7 @@ impl Machine {
             #[cfg(sabotage)]
             let ask = ask && !crate::sabotage::is("gap-not-asked");
             slot.gap |= ask;
+            self.counters.gaps += 1;
             self.disposed(link, origin, weight, false);
             if ask {
                 self.on(link, |session| session.want(origin, received.saturating_add(1)));
@@ -62,13 +71,13 @@ impl Machine {
         events.records.drain(..known.min(events.records.len()));
         events.first = received.saturating_add(1);
         self.ticket += 1;
-        let storing = Storing { link, origin, weight };
+        let storing = Storing { link, origin, weight, apart: None };
         self.storing.insert(self.ticket, storing);
         self.effects.push(Effect::Store { ticket: self.ticket, link, events });
     }
 
     /// A frame of events is dealt with.
-    fn disposed(&mut self, link: Link, origin: OriginId, weight: usize, ack: bool) {
+    pub(super) fn disposed(&mut self, link: Link, origin: OriginId, weight: usize, ack: bool) {
         self.on(link, |session| {
             session.done += 1;
             session.taken_bytes = session.taken_bytes.saturating_sub(weight);
@@ -80,7 +89,7 @@ impl Machine {
     }
 
     pub(super) fn stored(&mut self, ticket: u64, outcome: StoreOutcome, now: Now) {
-        let Some(Storing { link, origin, weight }) = self.storing.remove(&ticket) else { return };
+        let Some(Storing { link, origin, weight, .. }) = self.storing.remove(&ticket) else { return };
         match outcome {
             StoreOutcome::Stored { head } => {
                 self.disposed(link, origin, weight, true);
@@ -98,7 +107,7 @@ impl Machine {
 
     fn refused(&mut self, link: Link, origin: OriginId, why: &StoreRefusal, now: Now) {
         let held = self.held.sequence(origin);
-        let pending = self.storing.values().any(|storing| storing.origin == origin);
+        let pending = self.is_pending(origin);
         let slot = self.intake.slot(origin, now.mono);
         if !pending {
             slot.received = held;
@@ -112,31 +121,15 @@ impl Machine {
                 }
             }
             StoreRefusal::Later => {
+                self.counters.store_pauses += 1;
                 self.store_paused_until = Some(super::Mono(now.mono.0.saturating_add(STORE_PAUSE_MS)));
             }
-            StoreRefusal::Chain { sequence } => self.unverified(link, origin, sequence, now),
-            StoreRefusal::Fork { sequence, ours, theirs } => {
-                self.effects.push(Effect::Note(Note::Forked { origin, sequence, ours, theirs }));
+            StoreRefusal::Chain { sequence } => {
                 self.unverified(link, origin, sequence, now);
             }
-        }
-    }
-
-    fn unverified(&mut self, link: Link, origin: OriginId, sequence: u64, now: Now) {
-        let Some(instance) =
-            self.sessions.get(&link).and_then(|session| session.peer.as_ref()).map(|peer| peer.instance)
-        else {
-            return;
-        };
-        let slot = self.intake.slot(origin, now.mono);
-        if slot.refused.insert(instance) {
-            self.effects.push(Effect::Note(Note::Unverified { origin, sequence, instance }));
-        }
-        if slot.source == Some(link) {
-            slot.source = None;
-            slot.owner = false;
-            self.on(link, |session| session.skip(origin));
-            self.find_source(origin, now);
+            StoreRefusal::Fork { sequence, ours, theirs } => {
+                self.forked(link, origin, Head { sequence, hash: ours }, theirs, now);
+            }
         }
     }
 
@@ -202,6 +195,7 @@ impl Machine {
         let vector = session.told.iter().map(|(origin, told)| (*origin, told.sequence)).collect();
         let origins = self.durability.told_all(&anchor, &vector);
         if origins > 0 {
+            self.counters.went_back += 1;
             self.effects.push(Effect::Note(Note::WentBack { anchor, origins }));
         }
         let own: Vec<OriginId> = self.own.iter().copied().collect();

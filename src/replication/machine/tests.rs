@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::time::Timestamp;
-use crate::replication::frame::{ENTRIES_MAX, EVENTS_BYTES_MAX, Hello, PROTOCOL, RecordBlob, Run};
+use crate::replication::frame::{ENTRIES_MAX, EVENTS_BYTES_MAX, Hello, PROTOCOL, RecordBlob, Refusal, Run};
 use crate::replication::settings::{HELLO_WAIT_MS, MEMBER_UNSEEN_MS, SILENCE_MS};
 
 mod bounds;
@@ -82,7 +82,7 @@ pub(super) fn tell(machine: &mut Machine, link: u64, frame: Frame, ms: u64) -> V
     let mut all = machine.handle(Input::Frame { link, frame, len: 100 }, at(ms));
     let mut left = said(&all).len();
     while left > 0 {
-        let more = machine.handle(Input::Sent { link }, at(ms));
+        let more = machine.handle(Input::Sent { link, len: 9 }, at(ms));
         left = left - 1 + said(&more).len();
         all.extend(more);
     }
@@ -92,7 +92,7 @@ pub(super) fn tell(machine: &mut Machine, link: u64, frame: Frame, ms: u64) -> V
 /// Lets `number` dial in by `link` and say hello with `vector`.
 pub(super) fn meet(machine: &mut Machine, link: u64, hello: Hello, ms: u64) -> Vec<Effect> {
     let mut effects = machine.handle(Input::Connected { link: Link(link), dialled: false }, at(ms));
-    effects.extend(machine.handle(Input::Sent { link: Link(link) }, at(ms)));
+    effects.extend(machine.handle(Input::Sent { link: Link(link), len: 9 }, at(ms)));
     effects.extend(tell(machine, link, Frame::Hello(hello), ms));
     effects
 }

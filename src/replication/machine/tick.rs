@@ -44,7 +44,7 @@ impl Machine {
     fn ask_again(&mut self, now: Now) {
         for origin in self.behind() {
             let held = self.held.sequence(origin);
-            let pending = self.storing.values().any(|storing| storing.origin == origin);
+            let pending = self.is_pending(origin);
             let slot = self.intake.slot(origin, now.mono);
             if !pending {
                 slot.received = held;
@@ -90,13 +90,14 @@ impl Machine {
         for (link, session) in &self.sessions {
             let Some(peer) = session.peer.as_ref().filter(|peer| peer.role == Role::Anchor) else { continue };
             let Some(told) = session.told.get(&origin) else { continue };
-            if self.intake.get(origin).is_some_and(|slot| slot.refused.contains(&peer.instance)) {
+            if self.intake.get(origin).is_some_and(|slot| slot.refused.contains_key(&peer.run)) {
                 continue;
             }
             let rank = (told.sequence > received, source != Some(*link), told.sequence, *link, told.own);
             best = best.max(Some(rank));
         }
         let Some((_, _, _, link, own)) = best else { return };
+        self.counters.moves += 1;
         let (from, before) = self.intake.move_to(origin, link, own, held, now.mono);
         self.on(link, |session| session.want(origin, from));
         if let Some(before) = before {

@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 
+use super::node::Node;
 use super::world::{WINDOW_BYTES, WINDOW_FRAMES, World};
 use crate::policy::ids::OriginId;
 use crate::replication::frame::{EVENTS_BYTES_MAX, FRAME_LEN_MAX, Frame, RECORDS_MAX, Role};
@@ -27,7 +28,7 @@ impl World {
             println!("  {at}: node {node} notes {note:?}");
         }
         for (number, one) in self.nodes.iter().enumerate() {
-            let peers = one.process.as_ref().map(|process| process.machine.peers());
+            let peers = one.process.as_ref().map(|process| process.machine.peers(one.now(self.now).mono));
             println!(
                 "  node {number} {:?} dials {:?}, {} origins: {peers:?}",
                 one.role,
@@ -55,11 +56,9 @@ impl World {
     /// What a node keeps for others is bounded.
     pub fn judge_bounds(&self, node: usize) {
         let Some(process) = &self.nodes[node].process else { return };
-        let peers = process.machine.peers();
-        for peer in &peers {
-            if peer.window_bytes > WINDOW_BYTES + FRAME_LEN_MAX {
-                self.fail(&format!("node {node} keeps {} bytes for a peer", peer.window_bytes));
-            }
+        let links = self.wires.len().max(1);
+        if process.machine.window_bytes() > links * (WINDOW_BYTES + FRAME_LEN_MAX) {
+            self.fail(&format!("node {node} keeps {} bytes for its peers", process.machine.window_bytes()));
         }
         if process.storing.len() > WINDOW_FRAMES * self.wires.len().max(self.nodes.len()) {
             self.fail(&format!("node {node} has {} batches on their way to disk", process.storing.len()));
@@ -82,10 +81,17 @@ impl World {
             }
             for (origin, steps) in &other.history {
                 let held = steps.iter().take_while(|(at, _)| *at < then).map(|(_, sequence)| *sequence).max();
+                let Some(held) = held else { continue };
                 let applied = process.machine.vector().sequence(*origin);
-                if held.is_some_and(|held| held > applied) {
+                let record =
+                    |node: &Node| node.disk.records(*origin).get(held as usize - 1).map(|record| record.hash);
+                let theirs = record(other);
+                let kept = |hash| one.apart.get(origin).is_some_and(|kept| kept.contains(&(held, hash)));
+                if (held > applied || !self.fork_is_news && record(one) != theirs)
+                    && !theirs.is_some_and(kept)
+                {
                     self.fail(&format!(
-                        "node {node} takes {anchor} for {age_ms} ms old, but lacks {origin} from {applied} to {held:?}"
+                        "node {node} takes {anchor} for {age_ms} ms old, but lacks {origin} from {applied} to {held}"
                     ));
                 }
             }

@@ -1,6 +1,6 @@
 //! One node: its disk, its clocks, its process if it runs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::carrier::MemoryCarrier;
 use super::store::MemoryStore;
@@ -50,6 +50,8 @@ pub struct Node {
     pub went_back: u64,
     /// Per origin when it was held up to where, for the judge.
     pub history: BTreeMap<OriginId, Vec<(u64, u64)>>,
+    /// What was kept apart, by any of its runs.
+    pub apart: BTreeMap<OriginId, BTreeSet<(u64, [u8; 32])>>,
 }
 
 impl Node {

@@ -1,6 +1,7 @@
 //! Single fates, told out.
 
 use super::world::{Topology, World};
+use crate::policy::ids::OriginId;
 use crate::replication::Note;
 use crate::replication::frame::Role::{self, Anchor, Edge};
 
@@ -39,7 +40,7 @@ fn edges_are_fresh_of_anchors_that_they_hear_of_through_one() {
     let process = one.process.as_ref().expect("it runs");
     let ages = process.machine.freshness(one.now(world.now).mono);
     assert_eq!(ages.keys().map(String::as_str).collect::<Vec<_>>(), ["anchor-0", "anchor-1", "anchor-2"]);
-    assert_eq!(process.machine.peers().len(), 1);
+    assert_eq!(process.machine.peers(one.now(world.now).mono).len(), 1);
 }
 
 #[test]
@@ -64,5 +65,48 @@ fn what_does_not_verify_holds_up_no_other_origin() {
                 && matches!(note, Note::Unverified { origin, sequence: 5, .. } if *origin == origins[0])
         };
         assert_eq!(world.notes.iter().filter(unverified).count(), 1, "{:?}", world.notes);
+        let apart: Vec<u64> =
+            world.nodes[node].apart[&origins[0]].iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!(apart, (1..=9).collect::<Vec<_>>(), "its opt-outs are to hold");
+    }
+}
+
+#[test]
+fn both_sides_of_a_fork_learn_the_others_records_whichever_is_longer() {
+    for (left, right) in [(6, 6), (6, 9), (9, 6)] {
+        let mut world = World::new(6, &[Anchor; 3], Topology::Line);
+        for (one, other) in [(1, 2), (2, 1)] {
+            world.cut.insert((one, other));
+        }
+        world.run(world.now + 500);
+        let forked = OriginId([7; 16]);
+        let runs = [(1, left), (2, right)];
+        for (node, records) in runs {
+            for _ in 0..records {
+                world.append_to(node, forked, &[node as u8; 9]);
+            }
+        }
+        world.cut.clear();
+        world.append(2, 1, 40);
+        world.fork_is_news = true;
+        world.run(world.now + 9_000);
+        world.fork_is_news = false;
+        world.run(world.now + 6_000);
+        let branch = |node: usize| world.nodes[node].disk.records(forked);
+        for (node, other) in [(1, 2), (2, 1)] {
+            let kept: Vec<_> = world.nodes[node].apart[&forked].iter().map(|(_, hash)| *hash).collect();
+            let theirs: Vec<_> = branch(other).iter().map(|record| record.hash).collect();
+            assert!(theirs.iter().all(|hash| kept.contains(hash)), "{left} {right}: node {node} lacks some");
+            let told = |(_, at, note): &&(u64, usize, Note)| {
+                *at == node
+                    && matches!(note, Note::Forked { origin, .. } | Note::NeverWritten { origin, .. } if *origin == forked)
+            };
+            assert!(world.notes.iter().any(|note| told(&note)), "{left} {right}: node {node} was not told");
+        }
+        let first = &world.nodes[0];
+        assert_eq!(first.disk.heads().len(), 2, "the other origin came through");
+        let process = first.process.as_ref().expect("it runs");
+        assert!(process.machine.is_fresh(first.now(world.now).mono, 5_000), "what is kept apart is known");
+        assert!(process.machine.is_caught_up());
     }
 }

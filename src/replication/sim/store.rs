@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
-use crate::replication::frame::{Events, Record, RecordBlob};
+use crate::replication::frame::{Events, Record, RecordBlob, weight};
 use crate::replication::vector::Heads;
 use crate::replication::{StoreOutcome, StoreRefusal};
 
@@ -38,6 +38,10 @@ impl MemoryStore {
 
     pub fn sequence(&self, origin: OriginId) -> u64 {
         self.origins.get(&origin).map_or(0, |records| records.len() as u64)
+    }
+
+    pub fn records(&self, origin: OriginId) -> &[Record] {
+        self.origins.get(&origin).map_or(&[], Vec::as_slice)
     }
 
     /// Appends an own event.
@@ -114,7 +118,7 @@ impl MemoryStore {
         let mut bytes = 0;
         let mut out: Vec<Record> = Vec::new();
         for record in records.iter().take(records_max) {
-            bytes += record.weight();
+            bytes += weight(record);
             if bytes > bytes_max && !out.is_empty() {
                 break;
             }

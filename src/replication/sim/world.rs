@@ -35,6 +35,11 @@ pub enum Due {
         node: usize,
         epoch: u64,
     },
+    Apart {
+        node: usize,
+        epoch: u64,
+        ticket: u64,
+    },
     Read {
         node: usize,
         epoch: u64,
@@ -75,6 +80,8 @@ pub struct World {
     pub anchors: usize,
     pub delay_ms: u64,
     pub max_staleness_ms: u64,
+    /// A fork was made that its longer side cannot know of before the shorter one doubts it.
+    pub fork_is_news: bool,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     due: BTreeMap<u64, Due>,
     number: u64,
@@ -115,6 +122,7 @@ impl World {
                 slowness: 0,
                 went_back: 0,
                 history: BTreeMap::new(),
+                apart: BTreeMap::new(),
             });
         }
         let mut world = Self {
@@ -127,6 +135,7 @@ impl World {
             anchors,
             delay_ms: 5,
             max_staleness_ms: 5_000,
+            fork_is_news: false,
             queue: BinaryHeap::new(),
             due: BTreeMap::new(),
             number: 0,
@@ -162,6 +171,7 @@ impl World {
         let settings = self.settings(node);
         let one = &mut self.nodes[node];
         one.epoch += 1;
+        one.apart.clear();
         if one.role == Role::Edge {
             // An edge keeps no history.
             one.replace_disk(MemoryStore::default(), self.now);
@@ -251,9 +261,10 @@ impl World {
 
     fn step(&mut self, due: Due) {
         let (node, epoch) = match &due {
-            Due::Tick { node, epoch } | Due::Disk { node, epoch } | Due::Read { node, epoch, .. } => {
-                (*node, Some(*epoch))
-            }
+            Due::Tick { node, epoch }
+            | Due::Disk { node, epoch }
+            | Due::Apart { node, epoch, .. }
+            | Due::Read { node, epoch, .. } => (*node, Some(*epoch)),
             Due::Come { node, .. } => (*node, None),
         };
         if epoch.is_some_and(|epoch| epoch != self.nodes[node].epoch) || self.nodes[node].process.is_none() {
@@ -280,6 +291,7 @@ impl World {
                 self.take_in(node);
             }
             Due::Disk { node, .. } => self.disk_done(node),
+            Due::Apart { node, ticket, .. } => self.input(node, Input::KeptApart { ticket }),
             Due::Read { node, ticket, origin, from, bytes_max, records_max, .. } => {
                 let records = self.nodes[node].disk.read(origin, from, bytes_max, records_max);
                 self.input(node, Input::Read { ticket, records });
@@ -294,7 +306,7 @@ impl World {
             let input = match incoming {
                 Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
                 Incoming::Frame { link, frame, len, cursor: _ } => Input::Frame { link, frame, len },
-                Incoming::Sent { link } => Input::Sent { link },
+                Incoming::Sent { link, len } => Input::Sent { link, len },
                 Incoming::Disconnected { link, why } => {
                     if let Some(process) = &mut self.nodes[node].process {
                         for dial in process.dials.values_mut().filter(|dial| dial.link == Some(link)) {
@@ -349,6 +361,11 @@ impl World {
                 let at = self.now + self.rng.below(3);
                 self.at(at, Due::Read { node, epoch, ticket, origin, from, bytes_max, records_max });
             }
+            Effect::KeepApart { ticket, events, .. } => {
+                let kept = self.nodes[node].apart.entry(events.origin).or_default();
+                kept.extend((events.first..).zip(events.records.iter().map(|record| record.hash)));
+                self.at(self.now + 2, Due::Apart { node, epoch, ticket });
+            }
             Effect::Replicated { origin, sequence } => self.promise(node, origin, sequence),
             Effect::Note(note) => self.notes.push((self.now, node, note)),
         }
@@ -381,16 +398,25 @@ impl World {
         } else {
             RecordBlob::None
         };
-        let now = self.now;
-        let one = &mut self.nodes[node];
-        let Some(process) = &mut one.process else { return };
+        let Some(process) = &mut self.nodes[node].process else { return };
         while process.own.len() <= slot {
             let mut origin = minted;
             origin.0[15] ^= process.own.len() as u8;
             process.own.push(origin);
         }
         let origin = process.own[slot];
-        let head = one.disk.append(origin, &payload, blob);
+        self.record(node, origin, &payload, blob);
+    }
+
+    /// The same, in an origin that is given, as no sound node would do.
+    pub fn append_to(&mut self, node: usize, origin: OriginId, payload: &[u8]) {
+        self.record(node, origin, payload, RecordBlob::None);
+    }
+
+    fn record(&mut self, node: usize, origin: OriginId, payload: &[u8], blob: RecordBlob) {
+        let now = self.now;
+        let one = &mut self.nodes[node];
+        let head = one.disk.append(origin, payload, blob);
         one.note(origin, head, now);
         self.input(node, Input::OwnAppended { origin, head });
     }
@@ -403,8 +429,7 @@ impl World {
             .iter()
             .filter(|(_, dial)| {
                 let stands = dial.link.is_some_and(|link| {
-                    process.machine.peers().iter().any(|peer| peer.link == link)
-                        || self.wires.contains_key(&link)
+                    process.machine.peer_at(link).is_some() || self.wires.contains_key(&link)
                 });
                 !stands && dial.not_before <= now
             })
@@ -448,7 +473,7 @@ impl World {
         self.frames += 1;
         let len = self.judge_frame(node, &frame);
         let leaves = self.now + self.nodes[node].slowness + len as u64 / 10_000;
-        self.at(leaves, Due::Come { node, incoming: Incoming::Sent { link } });
+        self.at(leaves, Due::Come { node, incoming: Incoming::Sent { link, len } });
         let delay = 1 + self.rng.below(self.delay_ms);
         let Some(wire) = self.wires.get_mut(&link) else { return };
         let (direction, to) = if wire.dialler == node { (0, wire.dialled) } else { (1, wire.dialler) };

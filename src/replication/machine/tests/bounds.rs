@@ -17,7 +17,7 @@ fn one_peer_too_many_is_turned_away() {
     }
     let effects = one.handle(Input::Connected { link: Link(9), dialled: false }, at(0));
     assert!(matches!(closed(&effects), Some(CloseReason::Refused { reason: Refusal::Full, .. })));
-    assert_eq!(one.peers().len(), 2);
+    assert_eq!(one.peers(Mono(0)).len(), 2);
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn one_origin_too_many_ends_the_link() {
     settings.origins_max = 3;
     let mut one = Machine::new(settings, Heads::default());
     meet(&mut one, 1, hello(2, (1..=3).map(|number| entry(number, 1)).collect()), 0);
-    assert_eq!(one.peers().len(), 1);
+    assert_eq!(one.peers(Mono(0)).len(), 1);
     let effects = tell(&mut one, 1, heartbeat(0, vec![entry(4, 1)]), 1);
     assert!(matches!(closed(&effects), Some(CloseReason::Violation(_))));
 }
@@ -49,7 +49,7 @@ fn a_vector_longer_than_a_frame_is_told_in_parts() {
     // The question comes while the vector is still being told.
     effects.extend(tell(&mut one, 1, Frame::Ping { number: 1 }, 1));
     for _ in 0..5 {
-        effects.extend(one.handle(Input::Sent { link }, at(1)));
+        effects.extend(one.handle(Input::Sent { link, len: 9 }, at(1)));
     }
     let mut told = 0;
     let mut parts = 0;
@@ -90,7 +90,7 @@ fn read_on(one: &mut Machine, mut effects: Vec<Effect>, len: usize) -> Vec<Event
                     if let Frame::Events(events) = frame {
                         sent.push(events);
                     }
-                    next.extend(one.handle(Input::Sent { link }, at(0)));
+                    next.extend(one.handle(Input::Sent { link, len: 9 }, at(0)));
                 }
                 _ => {}
             }
@@ -111,7 +111,7 @@ fn a_peer_that_acknowledges_nothing_gets_a_window_and_no_more() {
     let bytes: usize = sent.iter().map(Events::weight).sum();
     assert!(bytes <= 16 * EVENTS_BYTES_MAX + FRAME_LEN_MAX, "{bytes}");
     assert!(bytes + 200_000 + EVENTS_BYTES_MAX > 16 * EVENTS_BYTES_MAX, "{bytes}");
-    assert_eq!(one.peers()[0].window_bytes, bytes);
+    assert_eq!(one.peers(Mono(0))[0].window_bytes, bytes);
     // What is dealt with makes room.
     let effects = one.handle(
         Input::Frame { link: Link(1), frame: Frame::Ack { frames_done: 1, origins: Vec::new() }, len: 9 },
@@ -132,7 +132,7 @@ fn acknowledging_what_was_never_sent_ends_the_link() {
     let (mut one, effects) = wanted(1_000, 8);
     let sent = read_on(&mut one, effects, 10).len() as u64;
     tell(&mut one, 1, Frame::Ack { frames_done: sent, origins: Vec::new() }, 1);
-    assert_eq!(one.peers().len(), 1);
+    assert_eq!(one.peers(Mono(0)).len(), 1);
     let (mut one, effects) = wanted(1_000, 8);
     let sent = read_on(&mut one, effects, 10).len() as u64;
     let effects = tell(&mut one, 1, Frame::Ack { frames_done: sent + 1, origins: Vec::new() }, 1);

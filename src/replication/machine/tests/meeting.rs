@@ -27,7 +27,7 @@ fn strangers_are_refused_with_words_for_both_logs() {
         assert_eq!(reason, expected);
         assert!(text.contains(words), "{text}");
         assert_eq!(closed(&effects), Some(&CloseReason::Refused { reason, text: text.clone() }));
-        assert_eq!(one.peers(), []);
+        assert_eq!(one.peers(Mono(0)), []);
 
         // The other side of the same.
         let mut other = machine(2);
@@ -35,6 +35,17 @@ fn strangers_are_refused_with_words_for_both_logs() {
         let effects = tell(&mut other, 1, Frame::HelloRefused { reason, text: text.clone() }, 1);
         assert_eq!(closed(&effects), Some(&CloseReason::RefusedByPeer { reason, text }));
     }
+}
+
+#[test]
+fn a_hello_that_cannot_be_read_is_refused_with_words_and_anything_later_ends_the_link() {
+    let mut one = machine(1);
+    one.handle(Input::Connected { link: Link(1), dialled: false }, at(0));
+    let garbled = || Input::Garbled { link: Link(1), why: "`run` has the wrong length".into() };
+    let effects = one.handle(garbled(), at(0));
+    assert!(matches!(said(&effects)[..], [Frame::HelloRefused { reason: Refusal::Malformed, .. }]));
+    meet(&mut one, 1, hello(2, Vec::new()), 0);
+    assert!(matches!(closed(&one.handle(garbled(), at(1))), Some(CloseReason::Violation(_))));
 }
 
 #[test]
@@ -64,7 +75,7 @@ fn pass(from: &mut Machine, to: &mut Machine, link: u64, effects: Vec<Effect>) {
             let (teller, hearer) = if outward { (&mut *from, &mut *to) } else { (&mut *to, &mut *from) };
             match effect {
                 Effect::Send { link: by, frame } if by == Link(link) => {
-                    waiting.push_back((outward, teller.handle(Input::Sent { link: by }, at(1))));
+                    waiting.push_back((outward, teller.handle(Input::Sent { link: by, len: 9 }, at(1))));
                     waiting.push_back((
                         !outward,
                         hearer.handle(Input::Frame { link: by, frame, len: 9 }, at(1)),
@@ -97,7 +108,7 @@ fn of_two_streams_the_smaller_ones_dial_stays() {
             pass(&mut great, &mut small, 1, greeted_by_great);
         }
         for one in [&small, &great] {
-            let links: Vec<Link> = one.peers().iter().map(|peer| peer.link).collect();
+            let links: Vec<Link> = one.peers(Mono(0)).iter().map(|peer| peer.link).collect();
             assert_eq!(links, [Link(1)], "hello of link {first} first");
         }
     }
@@ -111,7 +122,7 @@ fn a_second_dial_to_a_peer_that_is_connected_tells_which_link_stands() {
     one.handle(Input::Connected { link: Link(2), dialled: true }, at(1));
     let effects = tell(&mut one, 2, Frame::Hello(hello(2, Vec::new())), 1);
     assert_eq!(closed(&effects), Some(&CloseReason::Duplicate { of: Link(1) }));
-    assert_eq!(one.peers().len(), 1);
+    assert_eq!(one.peers(Mono(0)).len(), 1);
 }
 
 #[test]
@@ -120,7 +131,7 @@ fn a_peer_that_dials_anew_is_believed() {
     meet(&mut one, 1, hello(1, Vec::new()), 0);
     let effects = meet(&mut one, 2, hello(1, Vec::new()), 1);
     assert_eq!(closed(&effects), Some(&CloseReason::Superseded));
-    assert_eq!(one.peers()[0].link, Link(2));
+    assert_eq!(one.peers(Mono(0))[0].link, Link(2));
 }
 
 #[test]

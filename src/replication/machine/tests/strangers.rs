@@ -42,6 +42,9 @@ fn frames() -> impl Strategy<Value = Frame> {
                 heard: ages.into_iter().map(|age_ms| Heard { anchor: format!("a{}", age_ms % 3), age_ms }).collect(),
             }
         ),
+        1 => (origins(), sequence()).prop_map(|(origin, sequence)| Frame::Doubt {
+            held: VectorEntry { origin, head: Head { sequence, hash: [9; 32] }, own: false }
+        }),
         1 => Just(Frame::Unknown),
     ]
 }
@@ -110,9 +113,10 @@ proptest! {
                             };
                             one.handle(Input::Stored { ticket, outcome }, at(ms))
                         }
+                        Effect::KeepApart { ticket, .. } => one.handle(Input::KeptApart { ticket }, at(ms)),
                         Effect::Send { link, .. } => {
                             *with_carrier.entry(link).or_default() -= 1;
-                            one.handle(Input::Sent { link }, at(ms))
+                            one.handle(Input::Sent { link, len: 9 }, at(ms))
                         }
                         _ => Vec::new(),
                     }
@@ -149,13 +153,13 @@ proptest! {
                         asked.retain(|effect| !matches!(effect, Effect::Send { link: by, .. } if *by == link));
                         with_carrier.remove(&link);
                     }
-                    Effect::Store { .. } | Effect::Read { .. } => asked.push(effect),
+                    Effect::Store { .. } | Effect::KeepApart { .. } | Effect::Read { .. } => asked.push(effect),
                     _ => {}
                 }
             }
             // One more than the bound: a refusal goes out whatever waits.
             prop_assert!(with_carrier.values().all(|frames| *frames <= queue_frames + 1));
-            prop_assert!(one.peers().len() <= 3);
+            prop_assert!(one.peers(Mono(0)).len() <= 3);
             let known = (one.is_fresh(Mono(ms), 1_000), one.freshness(Mono(ms)), one.members(), one.progress());
             prop_assert!(known.2 <= 14);
         }
