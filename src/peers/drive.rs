@@ -17,7 +17,7 @@ use crate::clock::{self, Clock as _, SystemClock};
 use crate::engine::Engine;
 use crate::ledger::Relayed;
 use crate::readiness::{Obstacle, Readiness};
-use crate::replication::frame::{Instance, Refusal};
+use crate::replication::frame::{Events, Instance, Refusal};
 use crate::replication::vector::Heads;
 use crate::replication::{Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now};
 
@@ -48,13 +48,13 @@ impl Shared {
         let now = now().mono;
         let machine = self.machine.lock();
         let peers = machine
-            .peers()
+            .peers(now)
             .into_iter()
             .map(|status| {
                 let (received_bytes, sent_bytes) = self.links.bytes(status.link);
                 PeerReport {
                     connected: Duration::from_millis(now.since_ms(status.since)),
-                    clock_off_ms: machine.clock_off_ms(status.link),
+                    clock_off_ms: status.clock_off_ms,
                     received_bytes,
                     sent_bytes,
                     status,
@@ -125,7 +125,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
 fn input_of(incoming: Incoming) -> Input {
     match incoming {
         Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
-        Incoming::Frame { link, frame, len, cursor: _ } => Input::Frame { link, frame, len },
+        Incoming::Frame { link, frame, len: _, cursor: _ } => Input::Frame { link, frame },
         Incoming::Sent { link } => Input::Sent { link },
         Incoming::Disconnected { link, why } => Input::Disconnected { link, why },
     }
@@ -137,7 +137,7 @@ struct Node {
     engine: Engine,
     readiness: Readiness,
     config: Config,
-    to_store: mpsc::UnboundedSender<Storing>,
+    to_store: mpsc::UnboundedSender<Work>,
     inputs: mpsc::UnboundedSender<Input>,
     /// Since when there is a known backlog, or at the start too little is known.
     backlog_since: Option<Mono>,
@@ -171,7 +171,10 @@ impl Node {
                 }
                 Effect::Store { ticket, link: _, events } => {
                     // The storer lives as long as this queue.
-                    let _ = self.to_store.send(hands::store(&self.engine, ticket, events));
+                    let _ = self.to_store.send(Work::Store(hands::store(&self.engine, ticket, events)));
+                }
+                Effect::KeepApart { ticket, link: _, events } => {
+                    let _ = self.to_store.send(Work::KeepApart { ticket, events });
                 }
                 Effect::Read { ticket, origin, from, bytes_max, records_max } => {
                     let (engine, inputs) = (self.engine.clone(), self.inputs.clone());
@@ -206,13 +209,11 @@ impl Node {
         };
         replica.set_fresh_until_ms(fresh_until_ms);
         replica.set_members(machine.members());
-        for peer in machine.peers() {
-            if let Some(off_ms) = machine.clock_off_ms(peer.link) {
-                if self.clocks.len() >= CLOCKS_MAX && !self.clocks.contains_key(&peer.instance) {
-                    self.clocks.clear();
-                }
-                self.clocks.insert(peer.instance, off_ms.unsigned_abs());
+        for (instance, off_ms) in machine.clocks_off_ms() {
+            if self.clocks.len() >= CLOCKS_MAX && !self.clocks.contains_key(&instance) {
+                self.clocks.clear();
             }
+            self.clocks.insert(instance, off_ms.unsigned_abs());
         }
         // A clock that was off is off until it is measured anew, and one that was never measured may be.
         replica.set_clocks_apart_ms(self.clocks.values().copied().max().unwrap_or(u64::MAX));
@@ -279,6 +280,10 @@ impl Node {
                 metrics::counter!("optgate_peer_records_unverified_total").increment(1);
                 tracing::error!(%origin, sequence, peer = %instance, "a peer's records do not verify; their opt-outs are kept, the origin is taken from elsewhere");
             }
+            Note::NeverWritten { origin, sequence, instance } => {
+                metrics::counter!("optgate_peer_forks_total").increment(1);
+                tracing::error!(%origin, sequence, peer = %instance, "a peer holds events of this run that it never wrote; find out who did");
+            }
             Note::Forked { origin, sequence, .. } => {
                 metrics::counter!("optgate_peer_forks_total").increment(1);
                 tracing::error!(%origin, sequence, "one event has two hashes: two stores wrote as one origin; find out which");
@@ -287,27 +292,47 @@ impl Node {
     }
 }
 
+/// What the ledger is to do with a peer's records.
+enum Work {
+    Store(Storing),
+    KeepApart { ticket: u64, events: Events },
+}
+
 /// Answers the machine in the order in which records were handed to the ledger, and keeps the opt-outs of those that do not verify.
 async fn store_in_order(
     engine: Engine,
-    mut storing: mpsc::UnboundedReceiver<Storing>,
+    mut work: mpsc::UnboundedReceiver<Work>,
     inputs: mpsc::UnboundedSender<Input>,
 ) {
     let mut kept: HashSet<[u8; 32]> = HashSet::new();
-    while let Some(next) = storing.recv().await {
-        let (ticket, outcome, doubtful) = next.finish().await;
+    while let Some(next) = work.recv().await {
+        let (mut answer, doubtful) = match next {
+            Work::Store(storing) => {
+                let (ticket, outcome, doubtful) = storing.finish().await;
+                (Input::Stored { ticket, outcome }, doubtful)
+            }
+            Work::KeepApart { ticket, events } => {
+                let engine = engine.clone();
+                let differing = tokio::task::spawn_blocking(move || hands::differing(&engine, events)).await;
+                (Input::KeptApart { ticket, kept: differing.is_ok() }, differing.unwrap_or_default())
+            }
+        };
         for doubtful in doubtful {
-            keep_opt_outs(&engine, &doubtful, &mut kept).await;
+            let is_kept = keep_opt_outs(&engine, &doubtful, &mut kept).await;
+            if let Input::KeptApart { kept, .. } = &mut answer {
+                *kept &= is_kept;
+            }
         }
-        let _ = inputs.send(Input::Stored { ticket, outcome });
+        let _ = inputs.send(answer);
     }
 }
 
-/// A record that does not verify may be forged or torn; an opt-out in it holds all the same, as an event of this node.
-async fn keep_opt_outs(engine: &Engine, doubtful: &Relayed, kept: &mut HashSet<[u8; 32]>) {
-    let Ok(parts) = doubtful.parse() else { return };
+/// A record that does not verify may be forged or torn; an opt-out in it holds all the same, as an event of this node. Says whether
+/// nothing of it is lost.
+async fn keep_opt_outs(engine: &Engine, doubtful: &Relayed, kept: &mut HashSet<[u8; 32]>) -> bool {
+    let Ok(parts) = doubtful.parse() else { return true };
     if kept.contains(&doubtful.hash) {
-        return;
+        return true;
     }
     match engine.keep_opt_outs(parts.payload).await {
         Ok(event) => {
@@ -319,9 +344,11 @@ async fn keep_opt_outs(engine: &Engine, doubtful: &Relayed, kept: &mut HashSet<[
                 kept.clear();
             }
             kept.insert(doubtful.hash);
+            true
         }
         Err(error) => {
             tracing::error!(%error, doubtful = %parts.id, "opt-outs of a record that does not verify could not be kept");
+            false
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What the machine wants of the ledger.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use crate::engine::Engine;
-use crate::ledger::{Head, RelayAck, RelayError, Relayed, RelayedBlob};
+use crate::ledger::{Head, RelayAck, RelayError, Relayed};
 use crate::policy::ids::{EventId, OriginId};
-use crate::replication::frame::{Events, Record, RecordBlob};
+use crate::replication::frame::{Events, Record, weight};
 use crate::replication::{StoreOutcome, StoreRefusal};
 
 /// Records on their way to the disk, in the order in which they were handed over.
@@ -20,7 +20,6 @@ pub struct Storing {
 /// Hands records to the ledger's writer. It verifies them against their origin's chain, syncs and applies.
 pub fn store(engine: &Engine, ticket: u64, events: Events) -> Storing {
     let Events { origin, first, records } = events;
-    let records: Vec<Relayed> = records.into_iter().map(relayed).collect();
     let mut acks = VecDeque::with_capacity(records.len());
     for (record, sequence) in records.iter().zip(first..) {
         let expected = EventId { origin, sequence };
@@ -110,13 +109,13 @@ pub fn read(
     let mut bytes = 0;
     for record in engine.ledger().records_of(origin, from) {
         let record = match record {
-            Ok(record) => own_form(record),
+            Ok(record) => record,
             Err(error) => {
                 tracing::error!(%origin, from, %error, "records cannot be read for a peer");
                 return if records.is_empty() { None } else { Some(records) };
             }
         };
-        bytes += record.weight();
+        bytes += weight(&record);
         if !records.is_empty() && bytes > bytes_max {
             break;
         }
@@ -128,22 +127,10 @@ pub fn read(
     (!records.is_empty()).then_some(records)
 }
 
-fn relayed(record: Record) -> Relayed {
-    let Record { chained, hash, blob } = record;
-    let blob = match blob {
-        RecordBlob::None => RelayedBlob::None,
-        RecordBlob::Present { salt, bytes } => RelayedBlob::Present { salt, bytes },
-        RecordBlob::Erased => RelayedBlob::Erased,
-    };
-    Relayed { chained, hash, blob }
-}
-
-fn own_form(record: Relayed) -> Record {
-    let Relayed { chained, hash, blob } = record;
-    let blob = match blob {
-        RelayedBlob::None => RecordBlob::None,
-        RelayedBlob::Present { salt, bytes } => RecordBlob::Present { salt, bytes },
-        RelayedBlob::Erased => RecordBlob::Erased,
-    };
-    Record { chained, hash, blob }
+/// Those of `events` that are not held here with the same hash. Blocking.
+pub fn differing(engine: &Engine, events: Events) -> Vec<Relayed> {
+    let Events { origin, first, records } = events;
+    let held = engine.ledger().records_of(origin, first).take(records.len()).flatten();
+    let held: HashSet<[u8; 32]> = held.map(|record| record.hash).collect();
+    records.into_iter().filter(|record| !held.contains(&record.hash)).collect()
 }

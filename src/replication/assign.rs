@@ -44,8 +44,8 @@ pub(super) struct Slot {
 pub(super) enum Choice {
     /// Nothing.
     Leave,
-    /// Send it from here on, to be kept apart.
-    Apart { from: u64 },
+    /// What it sends does not verify.
+    Refused,
     /// Send it from here on. `instead` is told to send it no more.
     Take { from: u64, instead: Option<Link> },
     /// It comes from elsewhere.
@@ -128,9 +128,8 @@ impl Intake {
         now: Mono,
     ) -> Choice {
         let slot = self.slot(origin, now);
-        if let Some(apart) = slot.refused.get(&run) {
-            let from = apart.received.saturating_add(1);
-            return if told >= from { Choice::Apart { from } } else { Choice::Leave };
+        if slot.refused.contains_key(&run) {
+            return Choice::Refused;
         }
         let from = slot.received.max(held).saturating_add(1);
         match slot.source {

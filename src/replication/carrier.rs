@@ -47,8 +47,6 @@ pub enum Incoming {
     Sent {
         /// By this link.
         link: Link,
-        /// Its length on the wire, in bytes.
-        len: usize,
     },
     /// The link is gone. No more is heard of it.
     Disconnected {

@@ -32,8 +32,8 @@ struct Storing {
     link: Link,
     origin: OriginId,
     weight: usize,
-    /// They are to be kept apart, up to this sequence.
-    apart: Option<(Run, u64)>,
+    /// They are to be kept apart: whose, and the first and last sequence.
+    apart: Option<(Run, u64, u64)>,
 }
 
 /// What is read for.
@@ -107,15 +107,11 @@ impl Machine {
                 self.blame(link, why);
                 self.forget(link, now);
             }
-            Input::Frame { link, frame, len } => {
-                self.on(link, |session| session.bytes_in = session.bytes_in.saturating_add(len as u64));
-                self.frame(link, frame, now);
-            }
+            Input::Frame { link, frame } => self.frame(link, frame, now),
             Input::Garbled { link, why } => self.garbled(link, why, now),
-            Input::Sent { link, len } => self.on(link, |session| {
-                session.queued = session.queued.saturating_sub(1);
-                session.bytes_out = session.bytes_out.saturating_add(len as u64);
-            }),
+            Input::Sent { link } => {
+                self.on(link, |session| session.queued = session.queued.saturating_sub(1))
+            }
             Input::OwnAppended { origin, head } => {
                 if self.own.insert(origin) {
                     self.own_last = Some(origin);
@@ -123,7 +119,7 @@ impl Machine {
                 self.advance(origin, head);
             }
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome, now),
-            Input::KeptApart { ticket } => self.kept_apart(ticket),
+            Input::KeptApart { ticket, kept } => self.kept_apart(ticket, kept, now),
             Input::Read { ticket, records } => self.read(ticket, records, now),
             Input::Tick => self.tick(now),
         }
@@ -321,7 +317,10 @@ impl Machine {
         }
         match self.intake.choose(origin, link, (run, own), (told, held), now.mono) {
             Choice::Leave => {}
-            Choice::Apart { from } => self.on(link, |session| session.want_apart(origin, from)),
+            Choice::Refused => {
+                self.on(link, |session| session.refuse(origin));
+                self.ask_apart(link);
+            }
             Choice::Skip => self.on(link, |session| session.skip(origin)),
             Choice::Take { from, instead } => {
                 self.on(link, |session| session.want(origin, from));

@@ -32,8 +32,8 @@ pub(super) struct Told {
     pub(super) own: bool,
     /// It was told not to send it.
     pub(super) skipped: bool,
-    /// What it sends of it does not verify, so what is held says nothing of what it holds. It was asked for all of it.
-    pub(super) apart: bool,
+    /// What it sends of it does not verify, so what is held says nothing of what it holds.
+    pub(super) refused: bool,
 }
 
 /// A ping that was not answered yet.
@@ -76,10 +76,10 @@ pub(super) struct Session {
     /// Its events that are not dealt with, in bytes and frames.
     pub(super) taken_bytes: usize,
     pub(super) taken_frames: usize,
+    /// Origins that do not verify and that it was not asked for yet, to be kept apart.
+    pub(super) apart_due: BTreeSet<OriginId>,
     /// Origins of which it is to be told that what it sent does not follow.
     pub(super) doubts: BTreeSet<OriginId>,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
     /// When the last ping left whose answer is applied in full.
     pub(super) settled: Option<Mono>,
     pub(super) answer_due: u64,
@@ -122,9 +122,8 @@ impl Session {
             done_told: 0,
             taken_bytes: 0,
             taken_frames: 0,
+            apart_due: BTreeSet::new(),
             doubts: BTreeSet::new(),
-            bytes_in: 0,
-            bytes_out: 0,
             settled: None,
             answer_due: 0,
             ping_due: false,
@@ -160,13 +159,11 @@ impl Session {
         }
     }
 
-    /// Ask for what does not verify of `origin`, once.
-    pub(super) fn want_apart(&mut self, origin: OriginId, from: u64) {
-        if self.told.get_mut(&origin).is_some_and(|told| !std::mem::replace(&mut told.apart, true)) {
-            self.want(origin, from);
-            if self.told(origin) >= from {
-                self.ahead.insert(origin);
-            }
+    /// What the peer sends of `origin` does not verify: all of it is to be kept apart, if that was not asked for.
+    pub(super) fn refuse(&mut self, origin: OriginId) {
+        if self.told.get_mut(&origin).is_some_and(|told| !std::mem::replace(&mut told.refused, true)) {
+            self.ahead.insert(origin);
+            self.apart_due.insert(origin);
         }
     }
 
@@ -195,7 +192,7 @@ impl Session {
             return;
         }
         self.changed.insert(origin);
-        if !self.told.get(&origin).is_some_and(|told| told.apart) {
+        if !self.told.get(&origin).is_some_and(|told| told.refused) {
             if self.told(origin) <= head.sequence {
                 self.ahead.remove(&origin);
             }

@@ -6,7 +6,8 @@ use super::{Effect, Machine, Note, Reading, Storing};
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::replication::Link;
-use crate::replication::frame::{Events, Run};
+use crate::replication::frame::{Events, Role, Run};
+use crate::replication::session::Session;
 use crate::replication::settings::Now;
 
 /// How many records may be read at once to be compared with what one peer holds.
@@ -35,7 +36,7 @@ impl Machine {
         self.counters.unverified += 1;
         self.effects.push(Effect::Note(Note::Unverified { origin, sequence, instance }));
         self.on(link, |session| {
-            session.want_apart(origin, 1);
+            session.refuse(origin);
             session.doubts.insert(origin);
         });
         let slot = self.intake.slot(origin, now.mono);
@@ -44,7 +45,38 @@ impl Machine {
             slot.owner = false;
             self.find_source(origin, now);
         }
+        self.ask_apart(link);
         true
+    }
+
+    /// Asks the peer at `link` for what does not verify of its origins, once nobody else has more of them that does: most of it will
+    /// turn out to be what is held then, and only what differs need be kept.
+    pub(super) fn ask_apart(&mut self, link: Link) {
+        let Some(session) = self.sessions.get(&link).filter(|_| self.store_paused_until.is_none()) else {
+            return;
+        };
+        let Some(run) = session.peer.as_ref().map(|peer| peer.run) else { return };
+        let due: Vec<OriginId> = session.apart_due.iter().copied().collect();
+        for origin in due {
+            let held = self.held.sequence(origin);
+            let better = |session: &Session| {
+                let peer = session.peer.as_ref().filter(|peer| peer.role == Role::Anchor);
+                peer.is_some_and(|peer| !self.is_refused(origin, peer.run)) && session.told(origin) > held
+            };
+            if self.is_pending(origin) || self.sessions.values().any(better) {
+                continue;
+            }
+            let Some(apart) = self.intake.apart(origin, run) else { continue };
+            let from = apart.received.saturating_add(1);
+            self.on(link, |session| {
+                session.apart_due.remove(&origin);
+                if session.told(origin) >= from {
+                    session.want(origin, from);
+                } else {
+                    session.ahead.remove(&origin);
+                }
+            });
+        }
     }
 
     /// The peer at `link` holds `theirs` where `ours` is held here.
@@ -72,19 +104,28 @@ impl Machine {
         apart.received = last;
         self.counters.records_apart += events.records.len() as u64;
         self.ticket += 1;
-        self.storing.insert(self.ticket, Storing { link, origin, weight, apart: Some((run, last)) });
+        self.storing
+            .insert(self.ticket, Storing { link, origin, weight, apart: Some((run, events.first, last)) });
         self.effects.push(Effect::KeepApart { ticket: self.ticket, link, events });
     }
 
-    pub(super) fn kept_apart(&mut self, ticket: u64) {
-        let Some(Storing { link, origin, weight, apart: Some((run, last)) }) = self.storing.remove(&ticket)
+    pub(super) fn kept_apart(&mut self, ticket: u64, kept: bool, now: Now) {
+        let Some(Storing { link, origin, weight, apart: Some((run, first, last)) }) =
+            self.storing.remove(&ticket)
         else {
             return;
         };
         self.disposed(link, origin, weight, false);
-        if let Some(apart) = self.intake.apart(origin, run) {
-            apart.done = apart.done.max(last);
+        let Some(apart) = self.intake.apart(origin, run) else { return };
+        if !kept || first > apart.done.saturating_add(1) {
+            apart.received = apart.done;
+            self.on(link, |session| {
+                session.apart_due.insert(origin);
+            });
+            self.pause(now);
+            return;
         }
+        apart.done = apart.done.max(last);
         self.on(link, |session| session.kept_apart(origin, last));
         if !self.sessions.values().any(|session| session.ahead.contains(&origin)) {
             self.backlog.remove(&origin);

@@ -29,8 +29,6 @@ pub enum Input {
         link: Link,
         /// What it says.
         frame: Frame,
-        /// Its length on the wire, in bytes.
-        len: usize,
     },
     /// Something came that is no frame.
     Garbled {
@@ -43,8 +41,6 @@ pub enum Input {
     Sent {
         /// On this link.
         link: Link,
-        /// The length of the one that left, in bytes.
-        len: usize,
     },
     /// An own event is on disk and applied. It must come in before the event's caller is answered: a ping that is answered
     /// after the caller was, and without the event, would let a peer think itself fresher than it is.
@@ -65,6 +61,8 @@ pub enum Input {
     KeptApart {
         /// Which of them.
         ticket: u64,
+        /// They are; if not, they are asked for again after a while, and until then their sender counts as not known in full.
+        kept: bool,
     },
     /// The answer to [`Effect::Read`].
     Read {
@@ -145,7 +143,8 @@ pub enum Effect {
         events: Events,
     },
     /// These do not verify: let their opt-outs hold and nothing else of them; then answer [`Input::KeptApart`]. They come from the
-    /// origin's first record on, those that verify and were stored included. They are not to be stored: after a restart they come again.
+    /// origin's first record on, those included that are held here with the same hash and of which nothing need be kept. They come once
+    /// nobody else has more of the origin that verifies, and again after a restart of either side.
     KeepApart {
         /// To be named in the answer.
         ticket: u64,

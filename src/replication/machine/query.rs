@@ -42,10 +42,6 @@ pub struct PeerStatus {
     pub peer_lag_events: u64,
     /// Bytes read for it that it has not dealt with.
     pub window_bytes: usize,
-    /// Bytes that came by this link.
-    pub bytes_in: u64,
-    /// Bytes that left by this link.
-    pub bytes_out: u64,
     /// How far its clock is ahead of ours, in milliseconds.
     pub clock_off_ms: Option<i64>,
     /// Why the last link to its store ended, if one did.
@@ -167,13 +163,10 @@ impl Machine {
         self.sessions.get(&link)?.offsets.off_ms()
     }
 
-    /// Whether any peer's clock is off by more than `margin_ms`, one way or the other.
-    #[must_use]
-    pub fn is_clock_off(&self, margin_ms: u64) -> bool {
-        self.sessions
-            .values()
-            .filter_map(|session| session.offsets.off_ms())
-            .any(|off| off.unsigned_abs() > margin_ms)
+    /// How many milliseconds the clock of each peer connected is ahead of ours, as far as is known.
+    pub fn clocks_off_ms(&self) -> impl Iterator<Item = (Instance, i64)> {
+        let one = |session: &Session| Some((session.peer.as_ref()?.instance, session.offsets.off_ms()?));
+        self.sessions.values().filter_map(one)
     }
 
     /// What has happened since the start.
@@ -214,8 +207,6 @@ impl Machine {
                 lag_ms: session.settled.map(|at| now.since_ms(at)),
                 peer_lag_events: self.held.iter().map(theirs).fold(0, u64::saturating_add),
                 window_bytes: session.out.bytes(),
-                bytes_in: session.bytes_in,
-                bytes_out: session.bytes_out,
                 clock_off_ms: session.offsets.off_ms(),
                 last_fault: self.faults.get(&peer.instance).cloned(),
             })

@@ -9,7 +9,7 @@ use crate::policy::time::Timestamp;
 use crate::replication::Link;
 use crate::replication::frame::{Events, FRAME_LEN_MAX, Heard, Role, VectorEntry};
 use crate::replication::freshness::Waiting;
-use crate::replication::settings::{Now, STORE_PAUSE_MS};
+use crate::replication::settings::{Mono, Now, STORE_PAUSE_MS};
 
 impl Machine {
     pub(super) fn events(&mut self, link: Link, mut events: Events, now: Now) {
@@ -120,10 +120,7 @@ impl Machine {
                     self.on(link, |session| session.want(origin, from));
                 }
             }
-            StoreRefusal::Later => {
-                self.counters.store_pauses += 1;
-                self.store_paused_until = Some(super::Mono(now.mono.0.saturating_add(STORE_PAUSE_MS)));
-            }
+            StoreRefusal::Later => self.pause(now),
             StoreRefusal::Chain { sequence } => {
                 self.unverified(link, origin, sequence, now);
             }
@@ -131,6 +128,12 @@ impl Machine {
                 self.forked(link, origin, Head { sequence, hash: ours }, theirs, now);
             }
         }
+    }
+
+    /// The store has no room: what comes meanwhile is not kept.
+    pub(super) fn pause(&mut self, now: Now) {
+        self.counters.store_pauses += 1;
+        self.store_paused_until = Some(Mono(now.mono.0.saturating_add(STORE_PAUSE_MS)));
     }
 
     pub(super) fn acked(&mut self, link: Link, done: u64, origins: &[(OriginId, u64)], now: Now) {

@@ -79,10 +79,10 @@ pub(super) fn noted(effects: &[Effect]) -> Vec<&Note> {
 /// Hands `frame` over and takes back all that follows, the carrier being quick.
 pub(super) fn tell(machine: &mut Machine, link: u64, frame: Frame, ms: u64) -> Vec<Effect> {
     let link = Link(link);
-    let mut all = machine.handle(Input::Frame { link, frame, len: 100 }, at(ms));
+    let mut all = machine.handle(Input::Frame { link, frame }, at(ms));
     let mut left = said(&all).len();
     while left > 0 {
-        let more = machine.handle(Input::Sent { link, len: 9 }, at(ms));
+        let more = machine.handle(Input::Sent { link }, at(ms));
         left = left - 1 + said(&more).len();
         all.extend(more);
     }
@@ -92,7 +92,7 @@ pub(super) fn tell(machine: &mut Machine, link: u64, frame: Frame, ms: u64) -> V
 /// Lets `number` dial in by `link` and say hello with `vector`.
 pub(super) fn meet(machine: &mut Machine, link: u64, hello: Hello, ms: u64) -> Vec<Effect> {
     let mut effects = machine.handle(Input::Connected { link: Link(link), dialled: false }, at(ms));
-    effects.extend(machine.handle(Input::Sent { link: Link(link), len: 9 }, at(ms)));
+    effects.extend(machine.handle(Input::Sent { link: Link(link) }, at(ms)));
     effects.extend(tell(machine, link, Frame::Hello(hello), ms));
     effects
 }

@@ -23,6 +23,10 @@ impl Machine {
         }
         self.members.retain(|_, seen| now.mono.since_ms(*seen) < MEMBER_UNSEEN_MS);
         self.change_sources(now);
+        let links: Vec<Link> = self.sessions.keys().copied().collect();
+        for link in links {
+            self.ask_apart(link);
+        }
     }
 
     fn close_silent(&mut self, now: Now) {

@@ -38,19 +38,22 @@ impl World {
         }
     }
 
-    /// No frame is longer than allowed. Returns its length.
-    pub fn judge_frame(&self, node: usize, frame: &Frame) -> usize {
-        let len = wire::encode(frame.clone()).encoded_len();
+    /// No frame is longer than allowed. Returns it as it is read at the other end, and its length.
+    pub fn judge_frame(&self, node: usize, frame: Frame) -> (Frame, usize) {
+        let frame = wire::encode(frame);
+        let len = frame.encoded_len();
+        let frame = wire::decode(frame)
+            .unwrap_or_else(|fault| self.fail(&format!("node {node} sent a frame: {fault}")));
         if len > FRAME_LEN_MAX {
             self.fail(&format!("node {node} sent a frame of {len} bytes"));
         }
-        if let Frame::Events(events) = frame
+        if let Frame::Events(events) = &frame
             && (events.records.len() > RECORDS_MAX
                 || events.records.len() > 1 && events.weight() > EVENTS_BYTES_MAX)
         {
             self.fail(&format!("node {node} sent {} bytes of events at once", events.weight()));
         }
-        len
+        (frame, len)
     }
 
     /// What a node keeps for others is bounded.

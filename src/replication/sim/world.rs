@@ -11,7 +11,7 @@ use crate::policy::ids::OriginId;
 use crate::replication::carrier::{Carrier, Incoming};
 use crate::replication::frame::{Frame, Instance, RecordBlob, Role, Run};
 use crate::replication::settings::Settings;
-use crate::replication::{CloseReason, Effect, Input, Link, Machine, Note, StoreOutcome, wire};
+use crate::replication::{CloseReason, Effect, Input, Link, Machine, Note, StoreOutcome};
 
 /// How often a node's machine is ticked.
 pub const TICK_MS: u64 = 200;
@@ -39,6 +39,7 @@ pub enum Due {
         node: usize,
         epoch: u64,
         ticket: u64,
+        kept: bool,
     },
     Read {
         node: usize,
@@ -291,7 +292,7 @@ impl World {
                 self.take_in(node);
             }
             Due::Disk { node, .. } => self.disk_done(node),
-            Due::Apart { node, ticket, .. } => self.input(node, Input::KeptApart { ticket }),
+            Due::Apart { node, ticket, kept, .. } => self.input(node, Input::KeptApart { ticket, kept }),
             Due::Read { node, ticket, origin, from, bytes_max, records_max, .. } => {
                 let records = self.nodes[node].disk.read(origin, from, bytes_max, records_max);
                 self.input(node, Input::Read { ticket, records });
@@ -305,8 +306,8 @@ impl World {
         {
             let input = match incoming {
                 Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
-                Incoming::Frame { link, frame, len, cursor: _ } => Input::Frame { link, frame, len },
-                Incoming::Sent { link, len } => Input::Sent { link, len },
+                Incoming::Frame { link, frame, len: _, cursor: _ } => Input::Frame { link, frame },
+                Incoming::Sent { link } => Input::Sent { link },
                 Incoming::Disconnected { link, why } => {
                     if let Some(process) = &mut self.nodes[node].process {
                         for dial in process.dials.values_mut().filter(|dial| dial.link == Some(link)) {
@@ -362,9 +363,13 @@ impl World {
                 self.at(at, Due::Read { node, epoch, ticket, origin, from, bytes_max, records_max });
             }
             Effect::KeepApart { ticket, events, .. } => {
-                let kept = self.nodes[node].apart.entry(events.origin).or_default();
-                kept.extend((events.first..).zip(events.records.iter().map(|record| record.hash)));
-                self.at(self.now + 2, Due::Apart { node, epoch, ticket });
+                // Now and then it cannot be kept, and is asked for again.
+                let kept = !self.rng.one_in(4);
+                if kept {
+                    let apart = self.nodes[node].apart.entry(events.origin).or_default();
+                    apart.extend((events.first..).zip(events.records.iter().map(|record| record.hash)));
+                }
+                self.at(self.now + 2, Due::Apart { node, epoch, ticket, kept });
             }
             Effect::Replicated { origin, sequence } => self.promise(node, origin, sequence),
             Effect::Note(note) => self.notes.push((self.now, node, note)),
@@ -471,9 +476,9 @@ impl World {
 
     fn carry(&mut self, node: usize, link: Link, frame: Frame) {
         self.frames += 1;
-        let len = self.judge_frame(node, &frame);
+        let (frame, len) = self.judge_frame(node, frame);
         let leaves = self.now + self.nodes[node].slowness + len as u64 / 10_000;
-        self.at(leaves, Due::Come { node, incoming: Incoming::Sent { link, len } });
+        self.at(leaves, Due::Come { node, incoming: Incoming::Sent { link } });
         let delay = 1 + self.rng.below(self.delay_ms);
         let Some(wire) = self.wires.get_mut(&link) else { return };
         let (direction, to) = if wire.dialler == node { (0, wire.dialled) } else { (1, wire.dialler) };
@@ -483,8 +488,6 @@ impl World {
         }
         let at = (leaves + delay).max(wire.last[direction]);
         wire.last[direction] = at;
-        let frame =
-            wire::decode(wire::encode(frame)).unwrap_or_else(|fault| panic!("seed {}: {fault}", self.seed));
         self.at(at, Due::Come { node: to, incoming: Incoming::Frame { link, frame, len, cursor: None } });
     }
 }

@@ -44,12 +44,11 @@ fn a_vector_longer_than_a_frame_is_told_in_parts() {
     let mut one = Machine::new(settings, held.collect());
     let link = Link(1);
     let mut effects = one.handle(Input::Connected { link, dialled: false }, at(0));
-    effects
-        .extend(one.handle(Input::Frame { link, frame: Frame::Hello(hello(2, Vec::new())), len: 9 }, at(0)));
+    effects.extend(one.handle(Input::Frame { link, frame: Frame::Hello(hello(2, Vec::new())) }, at(0)));
     // The question comes while the vector is still being told.
     effects.extend(tell(&mut one, 1, Frame::Ping { number: 1 }, 1));
     for _ in 0..5 {
-        effects.extend(one.handle(Input::Sent { link, len: 9 }, at(1)));
+        effects.extend(one.handle(Input::Sent { link }, at(1)));
     }
     let mut told = 0;
     let mut parts = 0;
@@ -90,7 +89,7 @@ fn read_on(one: &mut Machine, mut effects: Vec<Effect>, len: usize) -> Vec<Event
                     if let Frame::Events(events) = frame {
                         sent.push(events);
                     }
-                    next.extend(one.handle(Input::Sent { link, len: 9 }, at(0)));
+                    next.extend(one.handle(Input::Sent { link }, at(0)));
                 }
                 _ => {}
             }
@@ -114,7 +113,7 @@ fn a_peer_that_acknowledges_nothing_gets_a_window_and_no_more() {
     assert_eq!(one.peers(Mono(0))[0].window_bytes, bytes);
     // What is dealt with makes room.
     let effects = one.handle(
-        Input::Frame { link: Link(1), frame: Frame::Ack { frames_done: 1, origins: Vec::new() }, len: 9 },
+        Input::Frame { link: Link(1), frame: Frame::Ack { frames_done: 1, origins: Vec::new() } },
         at(1),
     );
     assert_eq!(read_on(&mut one, effects, 200_000).len(), 1);
@@ -162,8 +161,8 @@ fn the_carrier_is_never_handed_more_than_it_holds() {
     // Nothing leaves any more, while events come, pings are asked and time passes.
     let mut handed = 0;
     for round in 1..2_000_u64 {
-        let mut effects = one
-            .handle(Input::Frame { link: Link(1), frame: Frame::Ping { number: round }, len: 9 }, at(round));
+        let mut effects =
+            one.handle(Input::Frame { link: Link(1), frame: Frame::Ping { number: round } }, at(round));
         effects.extend(one.handle(Input::OwnAppended { origin: origin(250), head: head(round) }, at(round)));
         effects.extend(one.handle(Input::Tick, at(round)));
         handed += said(&effects).len();
@@ -180,7 +179,7 @@ fn a_stop_does_not_wait_behind_an_import() {
     let effects = one.handle(Input::OwnAppended { origin: origin(6), head: head(1) }, at(1));
     let mut told = read_on(&mut one, effects, 40);
     let want = Frame::Want { origins: vec![(origin(6), 1)], skip: Vec::new() };
-    let effects = one.handle(Input::Frame { link: Link(1), frame: want, len: 9 }, at(1));
+    let effects = one.handle(Input::Frame { link: Link(1), frame: want }, at(1));
     told.extend(read_on(&mut one, effects, 40));
     assert_eq!(told.iter().map(|events| events.origin).collect::<Vec<_>>(), [origin(6)]);
 }

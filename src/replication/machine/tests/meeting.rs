@@ -75,11 +75,8 @@ fn pass(from: &mut Machine, to: &mut Machine, link: u64, effects: Vec<Effect>) {
             let (teller, hearer) = if outward { (&mut *from, &mut *to) } else { (&mut *to, &mut *from) };
             match effect {
                 Effect::Send { link: by, frame } if by == Link(link) => {
-                    waiting.push_back((outward, teller.handle(Input::Sent { link: by, len: 9 }, at(1))));
-                    waiting.push_back((
-                        !outward,
-                        hearer.handle(Input::Frame { link: by, frame, len: 9 }, at(1)),
-                    ));
+                    waiting.push_back((outward, teller.handle(Input::Sent { link: by }, at(1))));
+                    waiting.push_back((!outward, hearer.handle(Input::Frame { link: by, frame }, at(1))));
                 }
                 Effect::Close { link: by, .. } => {
                     let input = Input::Disconnected { link: by, why: String::new() };

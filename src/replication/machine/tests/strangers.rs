@@ -87,7 +87,7 @@ proptest! {
         let mut effects = Vec::new();
         for (number, link) in &links {
             effects.extend(one.handle(Input::Connected { link: *link, dialled: number % 2 == 0 }, at(ms)));
-            effects.extend(one.handle(Input::Frame { link: *link, frame: Frame::Hello(hello(10 + *number as u8, Vec::new())), len: 1 }, at(ms)));
+            effects.extend(one.handle(Input::Frame { link: *link, frame: Frame::Hello(hello(10 + *number as u8, Vec::new())) }, at(ms)));
         }
         for happening in happenings {
             effects.extend(match happening {
@@ -95,7 +95,7 @@ proptest! {
                     // Both sides of the wire agree on what was said.
                     let wired = wire::decode(wire::encode(frame.clone()));
                     prop_assert_eq!(wired.as_ref(), Ok(&frame));
-                    one.handle(Input::Frame { link: links[&link], frame, len: 9 }, at(ms))
+                    one.handle(Input::Frame { link: links[&link], frame }, at(ms))
                 }
                 Happening::Answer(how) => {
                     if asked.is_empty() { continue }
@@ -113,10 +113,10 @@ proptest! {
                             };
                             one.handle(Input::Stored { ticket, outcome }, at(ms))
                         }
-                        Effect::KeepApart { ticket, .. } => one.handle(Input::KeptApart { ticket }, at(ms)),
+                        Effect::KeepApart { ticket, .. } => one.handle(Input::KeptApart { ticket, kept: how % 2 > 0 }, at(ms)),
                         Effect::Send { link, .. } => {
                             *with_carrier.entry(link).or_default() -= 1;
-                            one.handle(Input::Sent { link, len: 9 }, at(ms))
+                            one.handle(Input::Sent { link }, at(ms))
                         }
                         _ => Vec::new(),
                     }
