@@ -79,7 +79,7 @@ fn no_wrong_clock_makes_a_node_fresher_or_staler() {
         let theirs = now.wall.0 + theirs_off_ms;
         now.wall.0 += ours_off_ms;
         let frame = answer(ping, Vec::new(), Vec::new(), theirs);
-        one.handle(Input::Frame { link: Link(1), frame, len: 100 }, now);
+        one.handle(Input::Frame { link: Link(1), frame }, now);
         assert!(one.is_fresh(Mono(1_000_400), 400), "{theirs_off_ms} {ours_off_ms}");
         assert!(!one.is_fresh(Mono(1_000_401), 400), "{theirs_off_ms} {ours_off_ms}");
     }
