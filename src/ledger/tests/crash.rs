@@ -411,6 +411,30 @@ fn no_failed_sync_during_a_start_costs_anything() {
     }
 }
 
+/// A start moves the last batch, the disk is too full for that, and what was begun is given up: it must not come back after
+/// a power cut with what was erased meanwhile.
+#[test]
+fn a_segment_given_up_on_a_full_disk_stays_gone() {
+    let blob = "words of a person";
+    for seed in 0..100 {
+        let disk = SimDisk::with_sectors(seed, 128);
+        let (mut log, _) = open(&disk, SIZES);
+        // It stays behind in the old segment, so that no file goes for another reason.
+        commit(&mut log, vec![entry("first")]);
+        let place = commit(&mut log, vec![with_blob("second", blob)])[0];
+        drop(log);
+        disk.restart_after_kill();
+        // Enough for the header and the batch, not for the rest.
+        disk.set_capacity(disk.used_bytes() + 2048);
+        let (mut log, _) = open(&disk, SIZES);
+        assert!(log.reserve.is_none());
+        log.erase(place.position).unwrap().unwrap();
+        drop(log);
+        disk.restart_after_power_cut();
+        assert!(!disk.contains(blob.as_bytes()), "seed {seed}");
+    }
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
