@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::carrier::MemoryCarrier;
 use super::store::MemoryStore;
+use super::world::Due;
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::policy::time::Timestamp;
@@ -44,6 +45,8 @@ pub struct Node {
     pub wall_offset: i64,
     /// Until then the process stands still.
     pub frozen_until: u64,
+    /// What has come since it stands still.
+    pub waiting: VecDeque<Due>,
     /// How long a frame stays with the carrier, in milliseconds.
     pub slowness: u64,
     /// When the last of what came is delivered, so that order holds.

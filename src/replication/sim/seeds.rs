@@ -25,3 +25,18 @@ fn whatever_befalls_a_cluster_it_heals() {
     }
     println!("{seeds} seeds: {steps} steps, {stored} records stored");
 }
+
+/// Seeds that failed once, and why.
+const FAILED_ONCE: [(u64, &str); 4] = [
+    (412, "a backlog that was lost with a restored disk was waited for"),
+    (2_183, "an edge that still held it kept the wait alive"),
+    (2_927, "frames overtook each other at a node that stood still"),
+    (10_628, "ages added up to more than there was time"),
+];
+
+#[test]
+fn what_failed_once_holds() {
+    for (seed, _) in FAILED_ONCE {
+        run(seed);
+    }
+}

@@ -27,6 +27,11 @@ pub enum Due {
         node: usize,
         epoch: u64,
     },
+    /// It no longer stands still.
+    Thaw {
+        node: usize,
+        epoch: u64,
+    },
     Come {
         node: usize,
         incoming: Incoming,
@@ -120,6 +125,7 @@ impl World {
                 mono_offset: rng.below(1_000_000),
                 wall_offset: rng.below(2_000) as i64 - 1_000,
                 frozen_until: 0,
+                waiting: VecDeque::new(),
                 slowness: 0,
                 went_back: 0,
                 history: BTreeMap::new(),
@@ -192,6 +198,7 @@ impl World {
     /// The process dies; what was not on disk is lost.
     pub fn crash(&mut self, node: usize) {
         self.nodes[node].process = None;
+        self.nodes[node].waiting.clear();
         self.nodes[node].epoch += 1;
         let links: Vec<Link> = self
             .wires
@@ -263,6 +270,7 @@ impl World {
     fn step(&mut self, due: Due) {
         let (node, epoch) = match &due {
             Due::Tick { node, epoch }
+            | Due::Thaw { node, epoch }
             | Due::Disk { node, epoch }
             | Due::Apart { node, epoch, .. }
             | Due::Read { node, epoch, .. } => (*node, Some(*epoch)),
@@ -272,12 +280,27 @@ impl World {
             return;
         }
         if self.nodes[node].frozen_until > self.now {
-            let until = self.nodes[node].frozen_until;
-            self.at(until, due);
+            let thaws = matches!(due, Due::Thaw { .. });
+            if thaws || self.nodes[node].waiting.is_empty() {
+                let epoch = self.nodes[node].epoch;
+                self.at(self.nodes[node].frozen_until, Due::Thaw { node, epoch });
+            }
+            if !thaws {
+                self.nodes[node].waiting.push_back(due);
+            }
             return;
         }
+        // What came while it stood still comes first: a link keeps its order.
+        while let Some(earlier) = self.nodes[node].waiting.pop_front() {
+            self.take(earlier);
+        }
+        self.take(due);
+    }
+
+    fn take(&mut self, due: Due) {
         self.steps += 1;
         match due {
+            Due::Thaw { .. } => {}
             Due::Tick { node, epoch } => {
                 self.dial(node);
                 self.input(node, Input::Tick);
