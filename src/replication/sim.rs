@@ -5,6 +5,7 @@
 mod carrier;
 mod chaos;
 mod check;
+mod net;
 mod node;
 mod rng;
 mod scenes;

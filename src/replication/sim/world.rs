@@ -3,20 +3,20 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
-use super::carrier::{Handed, MemoryCarrier};
+use super::carrier::MemoryCarrier;
 use super::node::{Dial, Node, Process};
 use super::rng::Rng;
 use super::store::MemoryStore;
 use crate::policy::ids::OriginId;
 use crate::replication::carrier::{Carrier, Incoming};
-use crate::replication::frame::{Frame, Instance, RecordBlob, Role, Run};
+use crate::replication::frame::{Instance, RecordBlob, Role, Run};
 use crate::replication::settings::Settings;
 use crate::replication::{CloseReason, Effect, Input, Link, Machine, Note, StoreOutcome};
 
 /// How often a node's machine is ticked.
 pub const TICK_MS: u64 = 200;
 /// How long after a failed dial the next is tried.
-const REDIAL_MS: u64 = 500;
+pub const REDIAL_MS: u64 = 500;
 pub const WINDOW_BYTES: usize = 128 * 1024;
 pub const WINDOW_FRAMES: usize = 8;
 
@@ -62,9 +62,9 @@ pub struct Wire {
     pub dialler: usize,
     pub dialled: usize,
     /// When the last frame of each direction arrives: dialler's first.
-    last: [u64; 2],
+    pub last: [u64; 2],
     /// A frame of that direction was lost, so none may follow.
-    broken: [bool; 2],
+    pub broken: [bool; 2],
 }
 
 /// What a run is to be like.
@@ -91,7 +91,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     due: BTreeMap<u64, Due>,
     number: u64,
-    links: u64,
+    pub links: u64,
     /// Own events that were said to be on a majority's disks: up to where, and how many disks might excuse a loss.
     pub promised: BTreeMap<OriginId, u64>,
     pub notes: Vec<(u64, usize, Note)>,
@@ -447,70 +447,5 @@ impl World {
         let head = one.disk.append(origin, payload, blob);
         one.note(origin, head, now);
         self.input(node, Input::OwnAppended { origin, head });
-    }
-
-    fn dial(&mut self, node: usize) {
-        let now = self.now;
-        let Some(process) = &self.nodes[node].process else { return };
-        let wanted: Vec<usize> = process
-            .dials
-            .iter()
-            .filter(|(_, dial)| {
-                let stands = dial.link.is_some_and(|link| {
-                    process.machine.peer_at(link).is_some() || self.wires.contains_key(&link)
-                });
-                !stands && dial.not_before <= now
-            })
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in wanted {
-            let blocked = self.cut.contains(&(node, peer)) || self.cut.contains(&(peer, node));
-            let link = (!blocked && self.nodes[peer].process.is_some()).then(|| {
-                self.links += 1;
-                Link(self.links)
-            });
-            if let Some(process) = &mut self.nodes[node].process {
-                process.dials.insert(peer, Dial { link, not_before: now + REDIAL_MS });
-            }
-            let Some(link) = link else { continue };
-            self.wires
-                .insert(link, Wire { dialler: node, dialled: peer, last: [now; 2], broken: [false; 2] });
-            let delay = 1 + self.rng.below(self.delay_ms);
-            for (end, dialled) in [(node, true), (peer, false)] {
-                let at = now + delay;
-                if let Some(wire) = self.wires.get_mut(&link) {
-                    wire.last = [at; 2];
-                }
-                self.at(at, Due::Come { node: end, incoming: Incoming::Connected { link, dialled } });
-            }
-        }
-    }
-
-    fn move_frames(&mut self, node: usize) {
-        while let Some(handed) =
-            self.nodes[node].process.as_mut().and_then(|process| process.carrier.handed.pop_front())
-        {
-            match handed {
-                Handed::Close(link) => self.break_link(link, Some(node)),
-                Handed::Frame(link, frame) => self.carry(node, link, frame),
-            }
-        }
-    }
-
-    fn carry(&mut self, node: usize, link: Link, frame: Frame) {
-        self.frames += 1;
-        let (frame, len) = self.judge_frame(node, frame);
-        let leaves = self.now + self.nodes[node].slowness + len as u64 / 10_000;
-        self.at(leaves, Due::Come { node, incoming: Incoming::Sent { link } });
-        let delay = 1 + self.rng.below(self.delay_ms);
-        let Some(wire) = self.wires.get_mut(&link) else { return };
-        let (direction, to) = if wire.dialler == node { (0, wire.dialled) } else { (1, wire.dialler) };
-        wire.broken[direction] |= self.cut.contains(&(node, to));
-        if wire.broken[direction] {
-            return;
-        }
-        let at = (leaves + delay).max(wire.last[direction]);
-        wire.last[direction] = at;
-        self.at(at, Due::Come { node: to, incoming: Incoming::Frame { link, frame, len, cursor: None } });
     }
 }
