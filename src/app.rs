@@ -221,12 +221,9 @@ fn bind(config: &Config) -> Result<Bound, BindError> {
         listeners.push(Listener::unix(path, config.server.uds_mode, UNIX_CONNECTIONS_MAX)?);
     }
     let http = config.server.http.map(|addr| Listener::tcp(addr, HTTP_CONNECTIONS_MAX)).transpose()?;
-    let peer = config.replication.listen.map(|addr| Listener::tcp(addr, PEER_CONNECTIONS_MAX)).transpose()?;
+    let peer = config.replication.listen.map(|addr| Listener::tcp(addr, peers::LINKS_MAX)).transpose()?;
     Ok(Bound { listeners, http, peers: peer })
 }
-
-/// Connections of peers: a few more than there may be, since a node that comes back is there twice for a moment.
-const PEER_CONNECTIONS_MAX: usize = 96;
 
 /// Connections of probes and scrapers.
 const HTTP_CONNECTIONS_MAX: usize = 64;

@@ -16,7 +16,6 @@ mod drive;
 mod hands;
 mod link;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +26,7 @@ use crate::readiness::Readiness;
 use crate::replication::{PeerStatus, Settings};
 
 pub use door::{Door, PEER_MESSAGE_BYTES_MAX, PEER_STREAM_WINDOW_BYTES};
+pub use link::LINKS_MAX;
 
 /// How the node talks to its peers.
 #[derive(Clone, Debug)]
@@ -112,10 +112,4 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     let dialling = dial::run(driver.config.peers.clone(), driver.shared.links.clone(), stop.clone());
     let driving = drive::run(driver, stop.clone());
     tokio::join!(dialling, driving);
-}
-
-/// Whether `addr` can be reached from this machine only.
-#[must_use]
-pub fn is_local(addr: SocketAddr) -> bool {
-    addr.ip().is_loopback()
 }

@@ -137,7 +137,7 @@ async fn once(addr: SocketAddr, links: &Links) -> Option<Hold> {
     let mut client = PeerServiceClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let opened = links.open();
+    let opened = links.open()?;
     let outgoing = opened.outgoing.map(|frame| pb::ExchangeRequest { frame: Some(frame) });
     let exchange = tokio::time::timeout(CONNECT_WITHIN, client.exchange(outgoing)).await;
     let frames = match exchange {

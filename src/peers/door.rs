@@ -7,6 +7,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::link::{Links, Outgoing};
+use crate::grpc::status::ApiError;
 use crate::pb::replication::v1 as pb;
 use crate::pb::replication::v1::peer_service_server::{PeerService, PeerServiceServer};
 use crate::replication::frame::FRAME_LEN_MAX;
@@ -56,7 +57,7 @@ impl PeerService for Door {
         &self,
         request: Request<Streaming<pb::ExchangeRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let opened = self.links.open();
+        let opened = self.links.open().ok_or(ApiError::Overloaded)?;
         let (links, link, closing) = (self.links.clone(), opened.link, opened.closing);
         let frames = request
             .into_inner()

@@ -19,12 +19,18 @@ use crate::ledger::Relayed;
 use crate::readiness::{Obstacle, Readiness};
 use crate::replication::frame::{Events, Instance, Refusal};
 use crate::replication::vector::Heads;
-use crate::replication::{Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now};
+use crate::replication::{
+    Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now, StoreOutcome, StoreRefusal,
+};
 
 /// How often the machine is told that time passed.
 const TICK: Duration = Duration::from_millis(100);
 /// Frames and events of links that are taken in one turn.
 const FRAMES_PER_TURN: usize = 64;
+/// Answers of the ledger that wait for the machine; then the ledger's side waits.
+const ANSWERS_WAITING_MAX: usize = 256;
+/// Frames of records that wait for the ledger: those of as many peers as there may be, each with a full window.
+const WORK_WAITING_MAX: usize = 2_048;
 /// The most clocks of peers that are remembered.
 const CLOCKS_MAX: usize = 1_024;
 /// The most records that did not verify whose opt-outs are remembered as kept, so that each is kept once.
@@ -82,9 +88,8 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
             .upgrade()
             .is_some_and(|shared| shared.machine.lock().replicated_up_to(event.origin) >= event.sequence)
     });
-    // Neither queue needs a bound of its own: what waits in them is what the machine's windows let be under way.
-    let (inputs, mut answers) = mpsc::unbounded_channel();
-    let (to_store, storing) = mpsc::unbounded_channel();
+    let (inputs, mut answers) = mpsc::channel(ANSWERS_WAITING_MAX);
+    let (to_store, storing) = mpsc::channel(WORK_WAITING_MAX);
     let storer = tokio::spawn(store_in_order(engine.clone(), storing, inputs.clone()));
     let mut node = Node {
         carrier: Streams::new(shared.links.clone(), incoming),
@@ -93,6 +98,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         readiness,
         to_store,
         inputs,
+        refused: Vec::new(),
         backlog_since: Some(now().mono),
         clocks: HashMap::new(),
         config,
@@ -117,7 +123,8 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         }
         node.publish();
     }
-    drop(node);
+    // Neither waits for the other: nobody hears answers any more.
+    drop((node, answers));
     // Ends once its queue is dropped and what waits is on disk or refused.
     let _ = storer.await;
 }
@@ -137,8 +144,10 @@ struct Node {
     engine: Engine,
     readiness: Readiness,
     config: Config,
-    to_store: mpsc::UnboundedSender<Work>,
-    inputs: mpsc::UnboundedSender<Input>,
+    to_store: mpsc::Sender<Work>,
+    inputs: mpsc::Sender<Input>,
+    /// Answers to what found no room on its way to the ledger.
+    refused: Vec<Input>,
     /// Since when there is a known backlog, or at the start too little is known.
     backlog_since: Option<Mono>,
     /// By how many milliseconds each peer's clock was off when it was last measured.
@@ -156,8 +165,12 @@ impl Node {
 
     fn handle(&mut self, input: Input) {
         self.hear_own();
-        let effects = self.shared.machine.lock().handle(input, now());
-        self.act(effects);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            let effects = self.shared.machine.lock().handle(input, now());
+            self.act(effects);
+            next = self.refused.pop();
+        }
     }
 
     fn act(&mut self, effects: Vec<Effect>) {
@@ -169,18 +182,24 @@ impl Node {
                     self.carrier.hold(link, &why);
                     self.carrier.close(link);
                 }
-                Effect::Store { ticket, link: _, events } => {
-                    // The storer lives as long as this queue.
-                    let _ = self.to_store.send(Work::Store(hands::store(&self.engine, ticket, events)));
-                }
-                Effect::KeepApart { ticket, link: _, events } => {
-                    let _ = self.to_store.send(Work::KeepApart { ticket, events });
-                }
+                Effect::Store { ticket, link: _, events } => match self.to_store.try_reserve() {
+                    Ok(room) => room.send(Work::Store(hands::store(&self.engine, ticket, events))),
+                    // Links that came and went left more than may wait: the machine asks again after a pause.
+                    Err(_) => self.refused.push(Input::Stored {
+                        ticket,
+                        outcome: StoreOutcome::Refused { head: None, why: StoreRefusal::Later },
+                    }),
+                },
+                Effect::KeepApart { ticket, link: _, events } => match self.to_store.try_reserve() {
+                    Ok(room) => room.send(Work::KeepApart { ticket, events }),
+                    Err(_) => self.refused.push(Input::KeptApart { ticket, kept: false }),
+                },
                 Effect::Read { ticket, origin, from, bytes_max, records_max } => {
                     let (engine, inputs) = (self.engine.clone(), self.inputs.clone());
                     tokio::task::spawn_blocking(move || {
                         let records = hands::read(&engine, origin, from, bytes_max, records_max);
-                        let _ = inputs.send(Input::Read { ticket, records });
+                        // Fails only once the node stops.
+                        let _ = inputs.blocking_send(Input::Read { ticket, records });
                     });
                 }
                 Effect::Replicated { origin, sequence } => {
@@ -299,11 +318,7 @@ enum Work {
 }
 
 /// Answers the machine in the order in which records were handed to the ledger, and keeps the opt-outs of those that do not verify.
-async fn store_in_order(
-    engine: Engine,
-    mut work: mpsc::UnboundedReceiver<Work>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
+async fn store_in_order(engine: Engine, mut work: mpsc::Receiver<Work>, inputs: mpsc::Sender<Input>) {
     let mut kept: HashSet<[u8; 32]> = HashSet::new();
     while let Some(next) = work.recv().await {
         let (mut answer, doubtful) = match next {
@@ -323,7 +338,8 @@ async fn store_in_order(
                 *kept &= is_kept;
             }
         }
-        let _ = inputs.send(answer);
+        // Fails only once the node stops; what is on its way to the disk is waited for all the same.
+        let _ = inputs.send(answer).await;
     }
 }
 

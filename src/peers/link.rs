@@ -20,11 +20,16 @@ use crate::replication::{Incoming, Link};
 /// Frames of all links that wait for the machine; then the peers wait.
 const FRAMES_WAITING_MAX: usize = 64;
 
-/// What the links have to tell: frames, and what happens to links. The second queue needs no bound of its own: a link tells of
-/// its beginning, its end and of frames that left, of which the machine hands over a few at a time.
+/// Links at once: more than the machine keeps, since what a stranger opens is one until it is refused.
+pub const LINKS_MAX: usize = 96;
+/// What happens on a link beside the frames that the machine hands over: it stands, and two last words.
+const EVENTS_BESIDE_FRAMES: usize = 3;
+
+/// What the links have to tell: frames that came, and what happens to links. The second queue holds all that can happen to
+/// [`LINKS_MAX`] links, and to those whose end waits among the frames, before the machine has heard of any of it.
 pub struct Incomings {
     pub frames: mpsc::Receiver<Incoming>,
-    pub events: mpsc::UnboundedReceiver<Incoming>,
+    pub events: mpsc::Receiver<Incoming>,
 }
 
 /// Why an address is not dialled again at once.
@@ -57,7 +62,7 @@ struct Inner {
     queue_frames: usize,
     handles: Mutex<FxHashMap<Link, Handle>>,
     frames: mpsc::Sender<Incoming>,
-    events: mpsc::UnboundedSender<Incoming>,
+    events: mpsc::Sender<Incoming>,
 }
 
 /// A link that was just made: what whoever made it has to run.
@@ -68,18 +73,35 @@ pub struct Opened {
     pub hold: Arc<Mutex<Option<Hold>>>,
 }
 
+impl Inner {
+    /// Tells what happened to `link`. There is room by the queue's measure; were there none, the machine would wait for ever for what it
+    /// was not told, so the link ends.
+    fn tell(&self, event: Incoming, link: Link) {
+        if self.events.try_send(event).is_err()
+            && let Some(handle) = self.handles.lock().get(&link)
+        {
+            handle.closing.cancel();
+        }
+    }
+}
+
 impl Links {
     /// No link yet. Each holds `queue_frames` frames on their way out.
     pub fn new(queue_frames: usize) -> (Self, Incomings) {
         let (frames, frames_in) = mpsc::channel(FRAMES_WAITING_MAX);
-        let (events, events_in) = mpsc::unbounded_channel();
+        let links = LINKS_MAX + FRAMES_WAITING_MAX + 1;
+        let (events, events_in) = mpsc::channel(links * (queue_frames + EVENTS_BESIDE_FRAMES));
         let handles = Mutex::default();
         let inner = Inner { next: AtomicU64::new(1), queue_frames, handles, frames, events };
         (Self(Arc::new(inner)), Incomings { frames: frames_in, events: events_in })
     }
 
-    /// A new link. It is not told of before [`Links::connected`].
-    pub fn open(&self) -> Opened {
+    /// A new link, if there may be one more. It is not told of before [`Links::connected`].
+    pub fn open(&self) -> Option<Opened> {
+        let mut handles = self.0.handles.lock();
+        if handles.len() >= LINKS_MAX {
+            return None;
+        }
         let link = Link(self.0.next.fetch_add(1, Ordering::Relaxed));
         // One more than the machine hands over: its last word before a close needs no room.
         let (frames, outgoing) = mpsc::channel(self.0.queue_frames + 2);
@@ -92,29 +114,30 @@ impl Links {
             received_bytes: 0,
             sent_bytes: 0,
         };
-        self.0.handles.lock().insert(link, handle);
+        handles.insert(link, handle);
+        drop(handles);
         let outgoing = Outgoing {
             link,
             frames: outgoing,
-            events: self.0.events.clone(),
             links: Arc::clone(&self.0),
             ends: Some(closing.clone().drop_guard()),
         };
-        Opened { link, outgoing, closing, hold }
+        Some(Opened { link, outgoing, closing, hold })
     }
 
     /// The link stands.
     pub fn connected(&self, link: Link, dialled: bool) {
-        // The receiver lives as long as the process talks to peers.
-        let _ = self.0.events.send(Incoming::Connected { link, dialled });
+        self.0.tell(Incoming::Connected { link, dialled }, link);
     }
 
     /// The link is gone. Told behind the frames that came before, the last of which may say why.
     pub async fn ended(&self, link: Link, why: String) {
+        // Fails only once nobody talks to peers any more.
+        let _ = self.0.frames.send(Incoming::Disconnected { link, why }).await;
+        // Only now: its place is taken until its end is told.
         if let Some(handle) = self.0.handles.lock().remove(&link) {
             handle.gone.cancel();
         }
-        let _ = self.0.frames.send(Incoming::Disconnected { link, why }).await;
     }
 
     /// Hands a frame over; a link that is gone or full does nothing with it: the machine never fills it.
@@ -196,7 +219,6 @@ impl Links {
 pub struct Outgoing {
     link: Link,
     frames: mpsc::Receiver<pb::Frame>,
-    events: mpsc::UnboundedSender<Incoming>,
     links: Arc<Inner>,
     /// Ends the link if nobody takes frames any more; not if all of them have left.
     ends: Option<DropGuard>,
@@ -211,12 +233,69 @@ impl Stream for Outgoing {
             if let Some(handle) = self.links.handles.lock().get_mut(&self.link) {
                 handle.sent_bytes += frame.encoded_len() as u64;
             }
-            let _ = self.events.send(Incoming::Sent { link: self.link });
+            self.links.tell(Incoming::Sent { link: self.link }, self.link);
         }
         if let Poll::Ready(None) = &polled {
             // The last words are on their way; whoever closed the link ends it when they had their time.
             let _ = self.ends.take().map(DropGuard::disarm);
         }
         polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_link_more_than_there_may_be_is_refused_until_an_end_is_told() {
+        let (links, mut incoming) = Links::new(8);
+        let mut opened: Vec<Opened> = (0..LINKS_MAX).map(|_| links.open().expect("there is room")).collect();
+        assert!(links.open().is_none());
+        let first = opened.remove(0);
+        links.ended(first.link, "it was enough".to_owned()).await;
+        assert!(links.open().is_some());
+        assert!(links.open().is_none());
+        let told = incoming.frames.recv().await;
+        assert!(matches!(told, Some(Incoming::Disconnected { link, .. }) if link == first.link));
+    }
+
+    #[tokio::test]
+    async fn all_that_happens_to_all_links_is_told() {
+        const QUEUE: usize = 8;
+        let (links, mut incoming) = Links::new(QUEUE);
+        let mut opened: Vec<Opened> = (0..LINKS_MAX).map(|_| links.open().expect("there is room")).collect();
+        for one in &mut opened {
+            links.connected(one.link, false);
+            for _ in 0..QUEUE + 2 {
+                links.send(one.link, pb::Frame::default());
+            }
+            // One more finds no room, and that is seen on no other link.
+            links.send(one.link, pb::Frame::default());
+            for _ in 0..QUEUE + 2 {
+                assert!(one.outgoing.next().await.is_some());
+            }
+        }
+        let mut told = 0;
+        while incoming.events.try_recv().is_ok() {
+            told += 1;
+        }
+        assert_eq!(told, LINKS_MAX * (QUEUE + EVENTS_BESIDE_FRAMES));
+        assert!(opened.iter().all(|one| !one.closing.is_cancelled()));
+    }
+
+    #[tokio::test]
+    async fn a_link_ends_when_nobody_takes_its_frames_but_not_when_all_have_left() {
+        let (links, _incoming) = Links::new(8);
+        let dropped = links.open().expect("there is room");
+        drop(dropped.outgoing);
+        assert!(dropped.closing.is_cancelled());
+        let mut closed = links.open().expect("there is room");
+        links.send(closed.link, pb::Frame::default());
+        let closing = links.close(closed.link, None).expect("it is there");
+        assert!(closed.outgoing.next().await.is_some());
+        assert!(closed.outgoing.next().await.is_none());
+        drop(closed.outgoing);
+        assert!(!closing.is_cancelled());
     }
 }

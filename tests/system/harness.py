@@ -275,6 +275,14 @@ def at(offset_s=0.0):
     return stamp
 
 
+def later():
+    """A moment after all that was answered: times are kept in milliseconds, and of two acts in the same one the opt-out holds."""
+    before = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 == before:
+        pass
+    return at()
+
+
 def evidence(**fields):
     fields = {
         "method": consent.OPT_IN_METHOD_CHECKOUT_FLOW,
