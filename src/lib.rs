@@ -15,6 +15,7 @@
 //! - [`ledger`] is the append-only, hash-chained log of opaque bytes. It has never heard of consent.
 //! - [`view`] answers what is known of a person, from sled behind caches; it is built from the ledger and thrown
 //!   away when damaged. It is the only user of sled and decides nothing.
+//! - [`outbox`] keeps what an edge took in until an anchor has it: bytes that last a while. It has never heard of consent or of anchors.
 //! - [`limits`] counts: rates, caps, distinct recipients. It has never heard of files, clocks or what a consent is.
 //! - [`engine`] puts these in order and is the one door for every entrance. It has never heard of gRPC or HTTP.
 //! - [`address`] and [`key`] turn what people are called into keyed hashes. Nothing behind them sees an address.
@@ -41,6 +42,7 @@ pub mod key;
 pub mod ledger;
 pub mod limits;
 pub mod net;
+pub mod outbox;
 pub mod pb;
 pub mod peers;
 pub mod policy;

@@ -32,7 +32,9 @@ mod catch_up;
 mod codes;
 mod drain;
 mod error;
+mod export;
 mod folder;
+mod held;
 mod inner;
 mod journal;
 mod meta;
@@ -51,7 +53,8 @@ pub use folder::LedgerIdentity;
 pub use inner::{Health, Phase};
 pub use notes::Note;
 pub use rebuild::Rebuilder;
-pub use record::Person;
+pub use record::{PERSON_FORM_VERSION, Person};
+pub use registry::Entries;
 
 use drain::Pace;
 use folder::State;
@@ -253,7 +256,19 @@ impl View {
     /// # Errors
     /// When the store cannot be read: the caller must deny.
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
-        self.inner.get(who)
+        let mut person = self.inner.get(who)?;
+        self.inner.held.over(who, &mut person);
+        Ok(person)
+    }
+
+    /// Lets `event` hold for its subjects from now on, in all that is read here, until [`View::let_go`]. It is not written down.
+    pub fn hold(&self, id: EventId, event: &Arc<ConsentEvent>) {
+        self.inner.held.put(id, event);
+    }
+
+    /// Ends what [`View::hold`] began: the ledger's own event is applied.
+    pub fn let_go(&self, id: EventId, event: &ConsentEvent) {
+        self.inner.held.let_go(id, event);
     }
 
     /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock: of several
@@ -266,7 +281,10 @@ impl View {
         who: &Identifier,
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
-        self.inner.update(who, true, change)
+        self.inner.update(who, true, |person| {
+            self.inner.held.over(who, person);
+            change(person)
+        })
     }
 
     /// Applies a consent event of the ledger, whose record starts at `at`, to all its subjects. Repeats change nothing.

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::bucket::shard_of;
 use super::error::{StoreError, ViewError};
 use super::folder::Folder;
+use super::held::Held;
 use super::journal::Journal;
 use super::meta::Meta;
 use super::record::Person;
@@ -86,6 +87,7 @@ pub struct Inner {
     pub store: Box<dyn Store>,
     pub shards: Box<[Mutex<Shard>]>,
     pub registry: Registry,
+    pub held: Held,
     pub usage: Journal,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
@@ -134,6 +136,7 @@ impl Inner {
             store,
             shards,
             registry: Registry::default(),
+            held: Held::default(),
             usage,
             notes,
             notes_from: AtomicU64::new(0),
@@ -173,7 +176,7 @@ impl Inner {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    fn require_serving(&self) -> Result<(), ViewError> {
+    pub fn require_serving(&self) -> Result<(), ViewError> {
         match self.phase() {
             Phase::Serving => Ok(()),
             Phase::Rebuilding => Err(ViewError::Rebuilding),

@@ -61,6 +61,15 @@ impl Rebuilder {
         Ok(())
     }
 
+    /// Takes all that another node's view knew of a person, as [`Person::encode_consent`] wrote it there; joined with what else comes.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or the disk fails.
+    pub fn person(&mut self, who: &Identifier, consent: &[u8]) -> Result<(), ViewError> {
+        Person::decode(consent, &[])?;
+        self.spill.push(who, consent)
+    }
+
     /// Takes a template.
     pub fn template(&mut self, entry: TemplateEntry) {
         self.view.inner.registry.put_template(entry);

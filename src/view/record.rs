@@ -21,7 +21,7 @@ use crate::policy::types::{Category, Channel, ConsentType, EvidenceGrade, OptInM
 use crate::policy::usage::{LastAllowed, Spent, Usage, Window};
 
 /// The version that both parts start with. Raise it whenever a byte changes its meaning.
-const VERSION: u8 = 1;
+pub const PERSON_FORM_VERSION: u8 = 1;
 
 /// All that the view keeps of one identifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Person {
             return Vec::new();
         }
         let mut out = Writer::new(Vec::with_capacity(192));
-        out.byte(VERSION);
+        out.byte(PERSON_FORM_VERSION);
         out.byte(lists);
         put_list(&mut out, &record.cells, |out, (scope, cell)| {
             put_scope(out, scope);
@@ -126,7 +126,7 @@ impl Person {
             return Vec::new();
         }
         let mut out = Writer::new(Vec::with_capacity(64));
-        out.byte(VERSION);
+        out.byte(PERSON_FORM_VERSION);
         out.count(usage.last_allowed.len());
         for last in &usage.last_allowed {
             out.byte(u8::from(last.about.is_some()) << 4 | last.channel.code());
@@ -258,7 +258,7 @@ impl Person {
 }
 
 fn version(input: &mut Reader<'_>) -> Result<(), Damage> {
-    if input.byte()? == VERSION { Ok(()) } else { Err(Damage("version")) }
+    if input.byte()? == PERSON_FORM_VERSION { Ok(()) } else { Err(Damage("version")) }
 }
 
 fn flags(lists: &[(u8, bool)]) -> u8 {

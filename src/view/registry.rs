@@ -62,7 +62,18 @@ impl Inner {
     }
 }
 
+/// Every template and sender.
+pub type Entries = (Vec<Arc<TemplateEntry>>, Vec<Arc<SenderEntry>>);
+
 impl Registry {
+    /// All there is.
+    pub fn entries(&self) -> Entries {
+        let inner = self.inner.read();
+        let templates = inner.businesses.values().flat_map(|known| known.templates.values());
+        let senders = inner.businesses.values().flat_map(|known| known.senders.values());
+        (templates.flat_map(BTreeMap::values).cloned().collect(), senders.cloned().collect())
+    }
+
     /// Reads what the store has.
     pub fn load(&self, store: &dyn Store) -> Result<(), ViewError> {
         let mut inner = Inner::default();

@@ -150,6 +150,11 @@ impl Shard {
         all
     }
 
+    /// A person of whom the store has `stored`.
+    pub fn over(&self, who: &Identifier, stored: Parts<'_>) -> Result<Person, Damage> {
+        decode_over(self.dirty.get(who), stored)
+    }
+
     /// How many persons are in the overlay.
     pub fn dirty_len(&self) -> usize {
         self.dirty.len()

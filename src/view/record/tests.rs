@@ -82,7 +82,7 @@ proptest! {
     #[test]
     fn garbage_never_panics(bytes in vec(any::<u8>(), 0..200)) {
         let _ = Person::decode(&bytes, &bytes);
-        let mut versioned = vec![VERSION];
+        let mut versioned = vec![PERSON_FORM_VERSION];
         versioned.extend(bytes);
         let _ = Person::decode(&versioned, &[]);
         let _ = Person::decode(&[], &versioned);

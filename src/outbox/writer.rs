@@ -1,0 +1,111 @@
+//! The outbox's only writer.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use parking_lot::Mutex;
+
+use super::format::{HEADER_LEN, header, put_done, put_item};
+use super::{FILE, FILE_NEW, Item, Job, PutError, RENEW_FROM_BYTES, Shared, next_group};
+use crate::ledger::disk::{Disk, DiskFile};
+
+pub struct Writer {
+    pub disk: Arc<dyn Disk>,
+    pub identity: [u8; 16],
+    pub key_check: [u8; 16],
+    pub file: Arc<dyn DiskFile>,
+    /// Behind the last record.
+    pub end: u64,
+    pub shared: Arc<Mutex<Shared>>,
+}
+
+impl Writer {
+    /// Writes until nobody asks any more.
+    pub fn run(mut self, jobs: &Receiver<Job>) {
+        let mut failed: Option<String> = None;
+        while let Some(group) = next_group(jobs) {
+            let outcome = match &failed {
+                Some(why) => Err(PutError::Failed(why.clone())),
+                None => self.write(&group),
+            };
+            if let Err(PutError::Failed(why)) = &outcome
+                && failed.is_none()
+            {
+                tracing::error!(fault = %why, "the outbox failed; what is taken in is kept in memory alone until a restart");
+                self.shared.lock().failed = Some(why.clone());
+                failed = Some(why.clone());
+            }
+            for job in group {
+                if let Job::Put(_, answer) = job {
+                    // Whoever gave up waiting needs no answer.
+                    let _ = answer.send(outcome.clone());
+                }
+            }
+            if failed.is_none() && self.end >= RENEW_FROM_BYTES {
+                self.renew_if_worth();
+            }
+        }
+    }
+
+    fn write(&mut self, group: &[Job]) -> Result<(), PutError> {
+        let mut bytes = Vec::new();
+        let mut must_last = false;
+        for job in group {
+            match job {
+                Job::Put(item, _) => {
+                    must_last = true;
+                    put_item(&mut bytes, item);
+                }
+                Job::Done(number) => put_done(&mut bytes, *number),
+            }
+        }
+        let written = self.file.write_at(&bytes, self.end);
+        match written.and_then(|()| if must_last { self.file.fdatasync() } else { Ok(()) }) {
+            Ok(()) => {
+                self.end += bytes.len() as u64;
+                Ok(())
+            }
+            Err(fault) if matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                // Part of it may be there; the next group is written over it.
+                Err(PutError::NoSpace)
+            }
+            Err(fault) => Err(PutError::Failed(fault.to_string())),
+        }
+    }
+
+    /// Begins the file anew once most of it is done with.
+    fn renew_if_worth(&mut self) {
+        let (next, waiting, bytes) = {
+            let shared = self.shared.lock();
+            (shared.next, shared.waiting.values().cloned().collect::<Vec<_>>(), shared.bytes as u64)
+        };
+        if self.end < RENEW_FROM_BYTES + 2 * bytes {
+            return;
+        }
+        match renew(&*self.disk, self.identity, self.key_check, next, waiting.iter()) {
+            Ok((file, end)) => (self.file, self.end) = (file, end),
+            // The old file is as good as it was; it only stays long.
+            Err(fault) => tracing::warn!(%fault, "the outbox's file could not be begun anew; trying again later"),
+        }
+    }
+}
+
+/// Writes a file with these items and puts it in place of the one there was; with where it ends.
+pub fn renew<'a>(
+    disk: &dyn Disk,
+    identity: [u8; 16],
+    key_check: [u8; 16],
+    next: u64,
+    items: impl Iterator<Item = &'a Arc<Item>>,
+) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+    let mut bytes = header(identity, key_check, next);
+    debug_assert_eq!(bytes.len(), HEADER_LEN);
+    items.for_each(|item| put_item(&mut bytes, item));
+    let file = disk.create(FILE_NEW)?;
+    file.write_at(&bytes, 0)?;
+    file.fdatasync()?;
+    disk.rename(FILE_NEW, FILE)?;
+    disk.sync_dir()?;
+    Ok((file, bytes.len() as u64))
+}

@@ -1,0 +1,75 @@
+//! Reads everybody, a shard at a time, beside all that goes on.
+
+use std::ops::ControlFlow;
+
+use super::bucket::{Parts, buckets_of_shard, key_at, key_of, parse};
+use super::error::ViewError;
+use super::inner::SHARDS;
+use super::record::Person;
+use super::registry::Entries;
+use super::View;
+use crate::policy::ids::Identifier;
+
+impl View {
+    /// How many shards there are for [`View::each_of`].
+    pub const SHARDS: usize = SHARDS;
+
+    /// Hands everybody of one shard, 0 to [`View::SHARDS`] − 1, to `each`, until it breaks. Whoever was known when the call began is
+    /// handed over as known at some moment since; a few persons are read at a time, so that checks of the same shard go on.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the view is not serving.
+    pub fn each_of(
+        &self,
+        shard: usize,
+        mut each: impl FnMut(Identifier, Person) -> ControlFlow<()>,
+    ) -> Result<(), ViewError> {
+        let inner = &self.inner;
+        let Some(lock) = inner.shards.get(shard) else { return Ok(()) };
+        let (mut depth, unstored) = {
+            let shard = lock.lock();
+            (shard.depth, shard.dirty_sorted())
+        };
+        let mut unstored = unstored.as_slice();
+        let mut number = 0;
+        loop {
+            let mut persons = Vec::new();
+            {
+                let held = lock.lock();
+                inner.require_serving()?;
+                // Each bucket was split in two meanwhile, and those read are the first of them still.
+                number <<= held.depth.saturating_sub(depth);
+                depth = held.depth;
+                if number >= buckets_of_shard(depth) {
+                    return Ok(());
+                }
+                let key = key_at(shard, number, depth);
+                let mut bucket = Vec::new();
+                inner.store.get(&key, &mut |bytes| bucket.extend_from_slice(bytes))?;
+                let mut stored = if bucket.is_empty() { Vec::new() } else { parse(&bucket)? };
+                let here = unstored.iter().take_while(|who| key_of(who, depth) <= key).count();
+                for who in &unstored[..here] {
+                    if let Err(at) = stored.binary_search_by_key(who, |(who, _)| *who) {
+                        stored.insert(at, (*who, Parts::default()));
+                    }
+                }
+                unstored = &unstored[here..];
+                for (who, parts) in stored {
+                    persons.push((who, held.over(&who, parts)?));
+                }
+            }
+            number += 1;
+            for (who, person) in persons {
+                if each(who, person).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Every template and sender.
+    #[must_use]
+    pub fn entries(&self) -> Entries {
+        self.inner.registry.entries()
+    }
+}

@@ -1,0 +1,58 @@
+//! Events that hold here before any ledger has them: what an edge took in and an anchor has not numbered yet.
+//!
+//! They lie over whatever is read of a person and are never written down here, so that nothing is left of them once the ledger's own
+//! event has come and they are let go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+
+use super::record::Person;
+use crate::policy::event::ConsentEvent;
+use crate::policy::ids::{EventId, Identifier};
+
+/// The events, by person. Who holds them bounds their number.
+#[derive(Default)]
+pub struct Held {
+    /// Most nodes hold none, and every check asks.
+    some: AtomicBool,
+    by_person: RwLock<FxHashMap<Identifier, Vec<(EventId, Arc<ConsentEvent>)>>>,
+}
+
+impl Held {
+    pub fn put(&self, id: EventId, event: &Arc<ConsentEvent>) {
+        let mut by_person = self.by_person.write();
+        for subject in &event.subjects {
+            let held = by_person.entry(*subject).or_default();
+            if !held.iter().any(|(known, _)| *known == id) {
+                held.push((id, Arc::clone(event)));
+            }
+        }
+        self.some.store(true, Ordering::Release);
+    }
+
+    pub fn let_go(&self, id: EventId, event: &ConsentEvent) {
+        let mut by_person = self.by_person.write();
+        for subject in &event.subjects {
+            if let Some(held) = by_person.get_mut(subject) {
+                held.retain(|(known, _)| *known != id);
+                if held.is_empty() {
+                    by_person.remove(subject);
+                }
+            }
+        }
+        self.some.store(!by_person.is_empty(), Ordering::Release);
+    }
+
+    /// Lays what is held of `who` over what was read.
+    pub fn over(&self, who: &Identifier, person: &mut Person) {
+        if !self.some.load(Ordering::Acquire) {
+            return;
+        }
+        for (id, event) in self.by_person.read().get(who).into_iter().flatten() {
+            person.record.apply(*id, event, who);
+        }
+    }
+}
