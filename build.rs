@@ -25,6 +25,7 @@ const PERSONAL: &[&str] = &[
     ".optgate.replication.v1.Record",
     ".optgate.replication.v1.Record.blob",
     ".optgate.replication.v1.PresentBlob",
+    ".optgate.replication.v1.SubmitRequest",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::reload::{Pace, Reloader};
-use crate::config::{Config, Sources};
+use crate::config::{Config, Role, Sources};
 use crate::engine::book::Book;
 use crate::engine::replica::Replica;
-use crate::engine::start::{CloseError, Parts, StartError, Started};
+use crate::engine::start::{CloseError, Parts, StartError, Started, Storage};
 use crate::engine::{Engine, EngineError};
 use crate::grpc::server::Lifecycle;
 use crate::grpc::services::{admin, consent, inbound, send};
@@ -39,6 +39,8 @@ mod together;
 pub const KEY_FILE: &str = "optgate.key";
 /// The ledger's folder in the data directory.
 pub const LEDGER_DIR: &str = "ledger";
+/// The folder of an edge's outbox in the data directory.
+pub const OUTBOX_DIR: &str = "outbox";
 /// The view's folder in the data directory.
 pub const VIEW_DIR: &str = "view";
 
@@ -58,6 +60,12 @@ pub enum AppError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// An edge is to start where a ledger is.
+    #[error("{} holds an anchor's ledger, which an edge would not read; give the edge a data directory of its own", .0.display())]
+    WasAnchor(PathBuf),
+    /// An anchor is to start where an outbox is.
+    #[error("{} may hold an edge's opt-outs; start it with `role: edge` until its outbox is empty, then remove it", .0.display())]
+    WasEdge(PathBuf),
     /// The key cannot be had.
     #[error(transparent)]
     Key(#[from] KeyFileFault),
@@ -231,19 +239,29 @@ const HTTP_CONNECTIONS_MAX: usize = 64;
 fn open(config: &Config, sink: Arc<Decisions>, replica: Arc<Replica>) -> Result<(Engine, Started), AppError> {
     let failed = |source| AppError::Directory { dir: config.data_dir.clone(), source };
     std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
-    let disk = Arc::new(RealDisk::new(&config.data_dir.join(LEDGER_DIR)).map_err(failed)?);
+    let is_edge = config.replication.role == Role::Edge;
+    let (dir, other) = if is_edge { (OUTBOX_DIR, LEDGER_DIR) } else { (LEDGER_DIR, OUTBOX_DIR) };
+    let (dir, other) = (config.data_dir.join(dir), config.data_dir.join(other));
+    if other.exists() {
+        return Err(if is_edge { AppError::WasAnchor(other) } else { AppError::WasEdge(other) });
+    }
+    let disk = Arc::new(RealDisk::new(&dir).map_err(failed)?);
     let key = key(config, ledger::exists(&*disk).map_err(failed)?)?;
     let lexicon = lexicon(config)?;
     let megabytes = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Engine::open(Parts {
         clock: Arc::new(SystemClock),
         key,
-        disk,
-        ledger: ledger::Config {
-            segment_mib: config.ledger.segment_mib,
-            opt_out_reserve_mib: config.ledger.opt_out_reserve_mib,
-            min_free_mib: megabytes(config.min_free_mib),
-            ..ledger::Config::default()
+        storage: if is_edge {
+            Storage::Outbox { disk }
+        } else {
+            let config = ledger::Config {
+                segment_mib: config.ledger.segment_mib,
+                opt_out_reserve_mib: config.ledger.opt_out_reserve_mib,
+                min_free_mib: megabytes(config.min_free_mib),
+                ..ledger::Config::default()
+            };
+            Storage::Ledger { disk, config }
         },
         view_dir: config.data_dir.join(VIEW_DIR),
         view: view::Config {
@@ -302,6 +320,14 @@ fn greet(config: &Config, started: &Started) {
     let key = config.key_file.as_ref().unwrap_or(&own);
     if started.created {
         tracing::info!(dir = %config.data_dir.display(), "a new ledger was made");
+    }
+    if config.replication.role == Role::Edge {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            waiting = started.waiting,
+            "optgate is an edge: it answers once it has a snapshot from an anchor, and takes opt-outs from now on"
+        );
+        return;
     }
     tracing::info!(
         ledger = %config.data_dir.join(LEDGER_DIR).display(),
@@ -362,7 +388,7 @@ async fn watch_ledger(engine: Engine, readiness: Readiness, stop: CancellationTo
     loop {
         tokio::select! {
             () = tokio::time::sleep(WATCH_EVERY) => {
-                if matches!(engine.ledger().health().state, ledger::State::Failed(_)) {
+                if engine.storage_failed().is_some() {
                     readiness.raise(Obstacle::LedgerFailed);
                 }
                 if engine.is_behind() {
@@ -445,6 +471,9 @@ impl admin::Host for Host {
     }
 
     fn verify(&self) -> Result<ledger::verify::Report, EngineError> {
+        if self.config.replication.role == Role::Edge {
+            return Err(EngineError::NoHistory);
+        }
         let disk = RealDisk::read_only(&self.config.data_dir.join(LEDGER_DIR));
         ledger::verify::verify(&disk, Some(self.check))
             .map_err(|error| EngineError::LedgerFailed(error.to_string()))

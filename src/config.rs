@@ -130,7 +130,7 @@ pub struct Replication {
     pub listen: Option<SocketAddr>,
     /// Whom to connect to: `host:port`, or one DNS name with its port.
     pub peers: Vec<String>,
-    /// How many anchors the cluster has; `None`: as many as there are peers, and this one.
+    /// How many anchors the cluster has; `None`: as many as there are peers, and this node if it is one.
     pub anchors: Option<u32>,
     /// Between two signs of life, in milliseconds.
     pub heartbeat_ms: u64,
@@ -154,7 +154,8 @@ impl Replication {
     /// How many anchors the cluster has.
     #[must_use]
     pub fn anchors_or_counted(&self) -> usize {
-        self.anchors.map_or(self.peers.len() + 1, |anchors| anchors as usize)
+        let itself = usize::from(self.role == Role::Anchor);
+        self.anchors.map_or(self.peers.len() + itself, |anchors| anchors as usize)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod book;
 pub mod check;
 pub mod codec;
 pub mod decision;
+pub mod edge;
 pub mod error;
 pub mod feedback;
 pub mod import;
@@ -16,8 +17,10 @@ pub mod people;
 pub mod record;
 pub mod registry;
 pub mod replica;
+pub mod snapshot;
 pub mod start;
 pub mod stripes;
+pub mod submitted;
 pub mod token;
 
 use std::sync::Arc;
@@ -28,8 +31,9 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::key::ClusterKey;
-use crate::ledger::{Ledger, Position};
+use crate::ledger::{Head, Ledger, Position, State};
 use crate::limits::Limiter;
+use crate::policy::ids::OriginId;
 use crate::policy::keywords::Lexicon;
 use crate::view::View;
 
@@ -38,6 +42,7 @@ pub use check::{CheckAnswer, CheckRequest, Mode, RequestedContent};
 pub use decision::DecisionSink;
 pub use error::EngineError;
 
+use edge::Edge;
 use replica::Replica;
 use stripes::Stripes;
 use token::Vector;
@@ -59,11 +64,19 @@ pub struct Engine {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Where events are numbered.
+enum Log {
+    /// Here.
+    Ledger(Ledger),
+    /// At the anchors.
+    Edge(Edge),
+}
+
 /// What the engine is made of.
 pub(crate) struct Inner {
     clock: Arc<dyn Clock>,
     key: ClusterKey,
-    ledger: Ledger,
+    log: Log,
     view: View,
     limiter: Limiter,
     book: ArcSwap<Book>,
@@ -100,12 +113,28 @@ impl Inner {
         }
     }
 
+    /// # Errors
+    /// [`EngineError::NoHistory`] at an edge.
+    pub(crate) fn ledger(&self) -> Result<&Ledger, EngineError> {
+        match &self.log {
+            Log::Ledger(ledger) => Ok(ledger),
+            Log::Edge(_) => Err(EngineError::NoHistory),
+        }
+    }
+
+    pub(crate) fn edge(&self) -> Option<&Edge> {
+        match &self.log {
+            Log::Ledger(_) => None,
+            Log::Edge(edge) => Some(edge),
+        }
+    }
+
     /// What tells this ledger from any other: the name of its first event. Empty while there is none.
     fn store_mark(&self) -> [u8; 16] {
         if let Some(mark) = self.first_origin.get() {
             return *mark;
         }
-        match self.ledger.iter_from(Position::START).next() {
+        match self.ledger().ok().and_then(|ledger| ledger.iter_from(Position::START).next()) {
             Some(Ok(record)) => *self.first_origin.get_or_init(|| record.appended.id.origin.0),
             _ => [0; 16],
         }
@@ -141,9 +170,41 @@ impl Engine {
     }
 
     /// The ledger, for readers and health.
+    ///
+    /// # Errors
+    /// [`EngineError::NoHistory`] at an edge.
+    pub fn ledger(&self) -> Result<&Ledger, EngineError> {
+        self.inner.ledger()
+    }
+
+    /// The last event of every origin that is applied here.
     #[must_use]
-    pub fn ledger(&self) -> &Ledger {
-        &self.inner.ledger
+    pub fn heads(&self) -> Vec<(OriginId, Head)> {
+        match &self.inner.log {
+            Log::Ledger(ledger) => ledger.vector(),
+            Log::Edge(edge) => edge.heads(),
+        }
+    }
+
+    /// What tells this node's store from any other: made with it, and the same in every copy of it.
+    #[must_use]
+    pub fn identity_of_store(&self) -> [u8; 16] {
+        match &self.inner.log {
+            Log::Ledger(ledger) => ledger.identity(),
+            Log::Edge(edge) => edge.identity(),
+        }
+    }
+
+    /// Why nothing can be kept any more, if that is so; only a restart helps.
+    #[must_use]
+    pub fn storage_failed(&self) -> Option<String> {
+        match &self.inner.log {
+            Log::Ledger(ledger) => match ledger.health().state {
+                State::Failed(why) => Some(why),
+                State::Running | State::Closed => None,
+            },
+            Log::Edge(edge) => edge.failed(),
+        }
     }
 
     /// What is known of the cluster.

@@ -91,7 +91,9 @@ pub enum OpenError {
     #[error("another process has the outbox open; stop it, or use another data directory")]
     Locked,
     /// It belongs to another key.
-    #[error("the outbox was written with another cluster key; give this node the key it had, or what waits in it is lost")]
+    #[error(
+        "the outbox was written with another cluster key; give this node the key it had, or what waits in it is lost"
+    )]
     OtherKey,
     /// A later version wrote it.
     #[error("the outbox was written by a newer optgate; use that one until it is empty")]
@@ -166,14 +168,15 @@ impl Outbox {
         };
         let waiting: BTreeMap<u64, Arc<Item>> =
             items.into_iter().map(|(number, item)| (number, Arc::new(item))).collect();
-        let (file, end) = writer::renew(&*disk, identity, key_check, next, waiting.values())
-            .map_err(io_error("write"))?;
+        let (file, end) =
+            writer::renew(&*disk, identity, key_check, next, waiting.values()).map_err(io_error("write"))?;
         let found = waiting.values().cloned().collect();
         let bytes = waiting.values().map(|item| item.len()).sum();
         let shared = Arc::new(Mutex::new(Shared { waiting, bytes, next, failed: None }));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
         let writer = Writer { disk, identity, key_check, file, end, shared: Arc::clone(&shared) };
-        let thread = std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
+        let thread =
+            std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
         let thread = thread.map_err(io_error("start the thread of"))?;
         let outbox = Self {
             identity,
@@ -265,7 +268,9 @@ impl Outbox {
         let refused = match queue.as_ref().map(|queue| queue.try_send(job)) {
             Some(Ok(())) => return,
             Some(Err(TrySendError::Full(job))) => (job, PutError::Full),
-            Some(Err(TrySendError::Disconnected(job))) => (job, PutError::Failed("its writer is gone".into())),
+            Some(Err(TrySendError::Disconnected(job))) => {
+                (job, PutError::Failed("its writer is gone".into()))
+            }
             None => return,
         };
         if let (Job::Put(_, answer), why) = refused {

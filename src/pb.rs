@@ -79,6 +79,7 @@ redacted!(
     replication::v1::Record,
     replication::v1::record::Blob,
     replication::v1::PresentBlob,
+    replication::v1::SubmitRequest,
 );
 
 #[cfg(test)]

@@ -4,17 +4,21 @@
 //!  peer ⇄ door │ dial ⇄ link ⇄ carrier ⇄ drive ⇄ Machine
 //!                                        │ └▶ hands ─▶ ledger: relay, read
 //!                                        └──▶ Replica: fresh until, backlog, members, clocks, what a majority holds
+//!  edge:  snapshot ◀─ anchor, once, before it talks      submit ─▶ anchor: what was taken in here, until one has it
 //! ```
 //!
 //! [`drive`] runs the machine in one task: all that happens comes to it in one order. It decides nothing: the protocol is the
 //! machine's, what a stale node may allow is the policy's. Nothing here has heard of consent.
 
+mod anchors;
 mod carrier;
 mod dial;
 mod door;
 mod drive;
 mod hands;
 mod link;
+mod snapshot;
+mod submit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +26,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
-use crate::readiness::Readiness;
+use crate::pb::replication::v1 as pb;
+use crate::readiness::{Obstacle, Readiness};
 use crate::replication::{PeerStatus, Settings};
+
+use anchors::Anchors;
 
 pub use door::{Door, PEER_MESSAGE_BYTES_MAX, PEER_STREAM_WINDOW_BYTES};
 pub use link::LINKS_MAX;
@@ -73,13 +80,15 @@ pub struct Report {
 #[derive(Clone)]
 pub struct Peers {
     shared: Arc<drive::Shared>,
+    engine: Engine,
+    member: pb::Membership,
 }
 
 impl Peers {
     /// The part that takes streams of peers, to be served.
     #[must_use]
     pub fn door(&self) -> Door {
-        Door::new(self.shared.links.clone())
+        Door::new(self.shared.links.clone(), self.engine.clone(), self.member.clone())
     }
 
     /// How the cluster looks from here.
@@ -94,8 +103,9 @@ impl Peers {
 pub fn new(engine: Engine, readiness: Readiness, config: Config) -> (Peers, Driver) {
     let (links, incoming) = link::Links::new(config.machine.queue_frames);
     let shared = Arc::new(drive::Shared::new(links, &engine, &config));
-    let driver = Driver { shared: Arc::clone(&shared), incoming, engine, readiness, config };
-    (Peers { shared }, driver)
+    let member = anchors::membership(&config.machine);
+    let peers = Peers { shared: Arc::clone(&shared), engine: engine.clone(), member };
+    (peers, Driver { shared, incoming, engine, readiness, config })
 }
 
 /// What [`run`] needs.
@@ -109,6 +119,34 @@ pub struct Driver {
 
 /// Dials and talks until `stop`.
 pub async fn run(driver: Driver, stop: CancellationToken) {
+    if driver.engine.edge().is_some() {
+        return run_edge(driver, stop).await;
+    }
+    talk(driver, stop).await;
+}
+
+/// An edge begins with a snapshot; what it takes in is carried to anchors from the first moment.
+async fn run_edge(driver: Driver, stop: CancellationToken) {
+    driver.readiness.raise(Obstacle::CatchingUp);
+    let anchors = Arc::new(Anchors::new(driver.config.peers.clone()));
+    let member = anchors::membership(&driver.config.machine);
+    anchors.look_up().await;
+    let carrying = submit::Carrying {
+        engine: driver.engine.clone(),
+        anchors: Arc::clone(&anchors),
+        member: member.clone(),
+        replicated_within: driver.engine.replica().opt_out_wait(),
+    };
+    let talking = async {
+        if let Some(heads) = snapshot::obtain(&driver.engine, &anchors, &member, &stop).await {
+            driver.shared.begin_at(heads, &driver.config);
+            talk(driver, stop.clone()).await;
+        }
+    };
+    tokio::join!(submit::run(carrying, stop.clone()), talking);
+}
+
+async fn talk(driver: Driver, stop: CancellationToken) {
     let dialling = dial::run(driver.config.peers.clone(), driver.shared.links.clone(), stop.clone());
     let driving = drive::run(driver, stop.clone());
     tokio::join!(dialling, driving);

@@ -299,6 +299,20 @@ impl View {
         Ok(())
     }
 
+    /// As [`View::apply`], where no ledger has the event: a person's trail stays empty.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn apply_without_place(&self, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
+        for subject in &event.subjects {
+            self.inner.update(subject, false, |person| {
+                person.record.apply(id, event, subject);
+                ((), Touched::Consent)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Takes a template of the ledger; the latest time wins.
     pub fn put_template(&self, entry: TemplateEntry) {
         self.inner.registry.put_template(entry);

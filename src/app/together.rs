@@ -17,7 +17,7 @@ use crate::peers::{self, Driver, PEER_STREAM_WINDOW_BYTES, Peers};
 use crate::policy::ids::EventId;
 use crate::readiness::{Obstacle, Readiness};
 use crate::replication::Settings;
-use crate::replication::frame::{Instance, Run};
+use crate::replication::frame::{Instance, Role, Run};
 use crate::{address, clock};
 
 /// What checks read of the cluster.
@@ -41,8 +41,12 @@ pub fn start(config: &Config, engine: &Engine, readiness: &Readiness) -> Option<
         key_check: engine.key().check_value(),
         address_form_version: address::ADDRESS_FORM_VERSION,
         anchors: replication.anchors_or_counted(),
+        role: match replication.role {
+            config::Role::Anchor => Role::Anchor,
+            config::Role::Edge => Role::Edge,
+        },
         heartbeat_ms: replication.heartbeat_ms,
-        ..Settings::new(Instance(engine.ledger().identity()), Run(run()))
+        ..Settings::new(Instance(engine.identity_of_store()), Run(run()))
     };
     let config = peers::Config {
         machine,
@@ -67,7 +71,16 @@ const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Waits until a majority has the last own event: what was acknowledged here alone would be missed elsewhere until this node is back.
 pub async fn hand_over(engine: &Engine) {
-    let ledger = engine.ledger();
+    if let Some(edge) = engine.edge()
+        && !edge.emptied(HAND_OVER_WITHIN).await
+    {
+        let items = edge.waiting().items;
+        tracing::warn!(
+            items,
+            "anchors do not have all that was taken in here; it is sent on after the next start"
+        );
+    }
+    let Ok(ledger) = engine.ledger() else { return };
     let Some(origin) = ledger.own_origin() else { return };
     let last = ledger.vector().into_iter().find(|(known, _)| *known == origin);
     let Some((origin, head)) = last else { return };

@@ -55,12 +55,19 @@ pub fn run(flags: ServeFlags) -> ExitCode {
 fn code(error: &AppError) -> u8 {
     use crate::engine::start::StartError;
     use crate::ledger::OpenError;
+    use crate::outbox;
     match error {
-        AppError::Key(_) | AppError::Start(StartError::Ledger(OpenError::OtherKey)) => exit::KEY,
-        AppError::Start(StartError::Ledger(OpenError::Locked)) => exit::LOCKED,
-        AppError::Start(StartError::Ledger(OpenError::Setting { .. })) | AppError::Keywords(_) => {
-            exit::CONFIG
-        }
+        AppError::Key(_)
+        | AppError::Start(
+            StartError::Ledger(OpenError::OtherKey) | StartError::Outbox(outbox::OpenError::OtherKey),
+        ) => exit::KEY,
+        AppError::Start(
+            StartError::Ledger(OpenError::Locked) | StartError::Outbox(outbox::OpenError::Locked),
+        ) => exit::LOCKED,
+        AppError::Start(StartError::Ledger(OpenError::Setting { .. }))
+        | AppError::Keywords(_)
+        | AppError::WasAnchor(_)
+        | AppError::WasEdge(_) => exit::CONFIG,
         AppError::Bind(_) => exit::UNAVAILABLE,
         AppError::Directory { .. } | AppError::Start(_) | AppError::Signals(_) => exit::OS,
         AppError::Ended(_) | AppError::Close(_) | AppError::DecisionLog(_) => exit::SOFTWARE,

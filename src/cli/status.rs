@@ -42,6 +42,7 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
         disk_low,
         as_of,
         replication,
+        outbox,
     } = answer;
     let mut lines = Lines::new();
     lines.line(format!("optgate {} is {}", text::clean(version), if *ready { "ready" } else { "not ready" }));
@@ -69,6 +70,14 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
     lines.row("as of", as_of);
     if let Some(replication) = replication {
         tell_replication(&mut lines, replication);
+    }
+    if let Some(v1::OutboxStatus { items, size_bytes, failed }) = outbox {
+        let told =
+            format!("{} for an anchor, {}", text::count(u64::from(*items), "item"), text::bytes(*size_bytes));
+        lines.row("outbox", told);
+        if *failed {
+            lines.row("outbox failed", "what waits is in memory alone; look at the disk and restart optgate");
+        }
     }
     lines.text().to_owned()
 }

@@ -150,11 +150,7 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
         allow_plaintext,
     } = replication;
     section.read("role", report, role, |at, report| {
-        let role = at.choice(report, &[("anchor", Role::Anchor), ("edge", Role::Edge)])?;
-        if role == Role::Edge {
-            not_built(at, report, "being an edge");
-        }
-        Some(role)
+        at.choice(report, &[("anchor", Role::Anchor), ("edge", Role::Edge)])
     });
     section.read("cluster_id", report, cluster_id, |at, report| at.id(report).map(str::to_owned));
     section.read("listen", report, listen, |at, report| at.or_null(report, At::socket));
@@ -183,7 +179,21 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
         section.at.fault(
             report,
             "the number of anchors cannot be counted here",
-            "set `anchors` to how many there are, this node included: majorities are counted from it",
+            "set `anchors` to how many there are, an anchor itself included: majorities are counted from it",
+        );
+    }
+    if *role == Role::Edge && peers.is_empty() {
+        section.at.fault(
+            report,
+            "an edge has nobody to take what it knows from",
+            "set `peers` to the anchors, or to a name that leads to them",
+        );
+    }
+    if *role == Role::Edge && listen.is_some() {
+        section.at.fault(
+            report,
+            "nobody connects to an edge",
+            "remove `listen`: an edge connects to its anchors",
         );
     }
     if anchors.is_some_and(|anchors| anchors > 1) && peers.is_empty() && listen.is_none() {
@@ -240,11 +250,7 @@ fn read_peers(at: &At<'_>, report: &mut Report) -> Option<Vec<String>> {
 
 /// Refuses a setting whose feature is missing: it must not look as if it worked.
 fn not_built(at: &At<'_>, report: &mut Report, feature: &str) {
-    at.fault(
-        report,
-        format!("{feature} is not built yet"),
-        "remove the setting; this version runs as a single node",
-    );
+    at.fault(report, format!("{feature} is not built yet"), "remove the setting");
 }
 
 fn size(at: &At<'_>, report: &mut Report) -> Option<u32> {

@@ -114,6 +114,7 @@ impl Engine {
     ) -> Result<(Vec<AuditEvent>, Option<usize>), EngineError> {
         let inner = &self.inner;
         inner.serving()?;
+        inner.ledger()?;
         let identity = Identity::of(&inner.key, business, recipient);
         let people = People::read(&inner.view, identity)?;
         let mut positions = people.own.trail.clone();
@@ -128,9 +129,11 @@ impl Engine {
     }
 
     /// All events from `from` on, in the ledger's order; ends at its head and goes on when the head has moved.
-    #[must_use]
-    pub fn events_from(&self, from: Position) -> Events {
-        Events { records: self.inner.ledger.iter_from(from) }
+    ///
+    /// # Errors
+    /// [`EngineError::NoHistory`] at an edge.
+    pub fn events_from(&self, from: Position) -> Result<Events, EngineError> {
+        Ok(Events { records: self.inner.ledger()?.iter_from(from) })
     }
 
     /// The keyed hash of an address and of its other written forms.
@@ -152,6 +155,7 @@ impl Engine {
     ) -> Result<(u64, u64), EngineError> {
         let inner = Arc::clone(&self.inner);
         inner.serving()?;
+        inner.ledger()?;
         let business_id = crate::policy::ids::BusinessId::new(business)
             .map_err(|fault| EngineError::field("business_id", fault.to_string()))?;
         let identity = Identity::of(&inner.key, business, recipient);
@@ -160,12 +164,13 @@ impl Engine {
         let erasing = Arc::clone(&inner);
         let task = tokio::task::spawn_blocking(move || {
             let (mut erased, mut before) = (0, 0);
+            let ledger = erasing.ledger()?;
             for position in &person.trail {
-                match erasing.ledger.read_at(*position)?.blob {
+                match ledger.read_at(*position)?.blob {
                     Blob::None => {}
                     Blob::Erased => before += 1,
                     Blob::Present(_) | Blob::Damaged => {
-                        erasing.ledger.erase_blob(*position)?;
+                        ledger.erase_blob(*position)?;
                         erased += 1;
                     }
                 }
@@ -184,7 +189,7 @@ impl Engine {
 
 impl Inner {
     fn read_event(&self, at: Position) -> Result<AuditEvent, EngineError> {
-        audit_event(self.ledger.read_at(at)?)
+        audit_event(self.ledger()?.read_at(at)?)
     }
 }
 

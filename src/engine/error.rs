@@ -58,6 +58,17 @@ pub enum EngineError {
         "{0}, which `supersedes` names, is not known here yet; retry, or name only events of this cluster"
     )]
     NotHere(EventId),
+    /// Taken in by an edge, but no anchor has answered.
+    #[error(
+        "no anchor answered in time; what was asked for is kept here and sent on, and opt-outs hold here at once; retry with the same `request_id`"
+    )]
+    Kept,
+    /// An edge's anchors refuse what it took in.
+    #[error("the anchors refuse this: {0}")]
+    AnchorRefused(String),
+    /// Only who has a ledger can answer.
+    #[error("this node is an edge and keeps no history; ask an anchor")]
+    NoHistory,
     /// No such thing.
     #[error("{0}")]
     NotFound(String),

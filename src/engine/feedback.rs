@@ -287,6 +287,6 @@ impl Inner {
             changes: vec![Change::Preference(preference)],
         };
         let personal = Personal { actor: "provider:".into(), ..Personal::default() };
-        Ok(self.append_event(event, &personal).await?.id)
+        self.append_event(event, &personal, None).await
     }
 }

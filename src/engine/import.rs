@@ -50,6 +50,8 @@ impl Engine {
     ) -> Result<Vec<RowOutcome>, EngineError> {
         let inner = std::sync::Arc::clone(&self.inner);
         inner.serving()?;
+        // Where the rows are to be numbered: a file of a million rows has no place in an edge's outbox.
+        inner.ledger()?;
         let steps = tokio::task::spawn_blocking(move || inner.import_rows(&rows, dry_run));
         let steps = steps.await.map_err(|_| EngineError::Abandoned)?;
         let mut outcomes = Vec::with_capacity(steps.len());
@@ -143,7 +145,7 @@ impl Inner {
         const TRIES: u32 = 2_000;
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
         for _ in 0..TRIES {
-            match self.ledger.append(entry.clone()) {
+            match self.ledger()?.append(entry.clone()) {
                 Err(AppendError::Busy) => std::thread::sleep(PAUSE),
                 answer => return Ok(answer?),
             }

@@ -187,7 +187,7 @@ impl Inner {
                 rules_version: book.version().to_owned(),
                 changes: meaning.changes,
             };
-            event = Some(self.append_event(consent_event, &personal).await?.id);
+            event = Some(self.append_event(consent_event, &personal, None).await?);
         }
         self.hear(&subjects, inbound, at, reopens)?;
         let own = self.view.get(&people.identity.own)?;

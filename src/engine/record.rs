@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
-use crate::ledger::{Appended, Entry};
+use crate::ledger::Entry;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
 use crate::policy::evidence::{Evidence, ImportSource, Personal};
 use crate::policy::ids::{BusinessId, EventId, Identifier};
@@ -18,7 +18,7 @@ use super::codec;
 use super::error::EngineError;
 use super::people::{Identity, People};
 use super::token::Token;
-use super::{Engine, Inner};
+use super::{Engine, Inner, Log};
 
 /// How long an opt-in waits for the opt-outs it names, where its caller set no deadline.
 const SUPERSEDED_WITHIN: Duration = Duration::from_millis(1_500);
@@ -133,7 +133,12 @@ impl Engine {
         }
         // The id of the request names the other event; a retry of it is to find that one.
         event.request = None;
-        Ok(Some(self.inner.append_event(event, &Personal::default()).await?.id))
+        match self.inner.append_event(event, &Personal::default(), None).await {
+            Ok(event) => Ok(Some(event)),
+            // They hold here and are on their way.
+            Err(EngineError::Kept | EngineError::NotReplicated(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -246,8 +251,13 @@ impl Inner {
             None if opts_out => self.replica.opt_out_wait(),
             None => return Ok(Durability::Local),
         };
-        match (self.replica.replicated(event, within).await, wants_replicated) {
+        let edge = self.edge();
+        let is_replicated = edge.is_some_and(|edge| edge.is_replicated(event))
+            || self.replica.replicated(event, within).await;
+        match (is_replicated, wants_replicated) {
             (true, _) => Ok(Durability::Replicated),
+            // On one anchor's disk alone: an edge does not call that kept.
+            (false, None) if edge.is_some() => Err(EngineError::NotReplicated(event)),
             (false, None) => Ok(Durability::Local),
             (false, Some(_)) => Err(EngineError::NotReplicated(event)),
         }
@@ -300,7 +310,7 @@ impl Inner {
 
     /// While a peer's clock is off by more than half the margin, no opt-in is taken to come after an opt-out by its time: only
     /// what it names counts.
-    fn leave_out_doubtful_times(&self, event: &mut ConsentEvent) {
+    pub(super) fn leave_out_doubtful_times(&self, event: &mut ConsentEvent) {
         #[cfg(sabotage)]
         if crate::sabotage::is("doubtful-clocks-believed") {
             return;
@@ -333,16 +343,23 @@ impl Inner {
             rules_version: self.book().version().to_owned(),
             changes: recorded.changes,
         };
-        Ok(self.append_event(event, &personal).await?.id)
+        self.append_event(event, &personal, request.wants_replicated).await
     }
 
-    /// Appends an event and waits until it is durable and applied.
+    /// Appends an event and waits until it is durable and applied; at an edge, no longer than `until`.
     pub(super) async fn append_event(
         &self,
         mut event: ConsentEvent,
         personal: &Personal,
-    ) -> Result<Appended, EngineError> {
+        until: Option<Instant>,
+    ) -> Result<EventId, EngineError> {
         self.leave_out_doubtful_times(&mut event);
+        let ledger = match &self.log {
+            Log::Ledger(ledger) => ledger,
+            Log::Edge(edge) => {
+                return self.submit(edge, LedgerEntry::Consent(event), personal, until).await;
+            }
+        };
         let priority = event.changes.iter().any(suppresses);
         let entry = Entry {
             payload: codec::encode_entry(&LedgerEntry::Consent(event)),
@@ -350,7 +367,7 @@ impl Inner {
             priority,
             bulk: false,
         };
-        Ok(self.ledger.append(entry)?.await?)
+        Ok(ledger.append(entry)?.await?.id)
     }
 
     fn answer(
@@ -394,7 +411,7 @@ impl Inner {
 }
 
 /// Whether a change may use the room kept for opt-outs.
-fn suppresses(change: &Change) -> bool {
+pub(super) fn suppresses(change: &Change) -> bool {
     match change {
         Change::OptOut(_) | Change::Invalidate(_) => true,
         Change::Hold(hold) => hold.held,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::ledger::Entry;
 use crate::policy::event::{LedgerEntry, SenderEntry, TemplateEntry};
+use crate::policy::evidence::Personal;
 use crate::policy::ids::EventId;
 use crate::policy::time::Timestamp;
 
 use super::book::normal_language;
 use super::codec;
 use super::error::EngineError;
-use super::{Engine, Inner};
+use super::{Engine, Inner, Log};
 
 /// The longest template name, in bytes, as Meta has it.
 pub const TEMPLATE_NAME_LEN_MAX: usize = 512;
@@ -115,7 +116,11 @@ impl Inner {
         entry: LedgerEntry,
         priority: bool,
     ) -> Result<EventId, EngineError> {
+        let ledger = match &self.log {
+            Log::Ledger(ledger) => ledger,
+            Log::Edge(edge) => return self.submit(edge, entry, &Personal::default(), None).await,
+        };
         let entry = Entry { payload: codec::encode_entry(&entry), blob: None, priority, bulk: false };
-        Ok(self.ledger.append(entry)?.await?.id)
+        Ok(ledger.append(entry)?.await?.id)
     }
 }

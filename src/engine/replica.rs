@@ -89,6 +89,12 @@ impl Replica {
         self.damaged.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the ledger has a stretch that cannot be read.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     /// Whether there is a known backlog, so that nothing can be allowed.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {

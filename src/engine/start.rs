@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use crate::key::ClusterKey;
 use crate::ledger::disk::Disk;
 use crate::ledger::{self, Applier, Committed, Damage, Head, Ledger, Position};
 use crate::limits::{self, Limiter};
+use crate::outbox::{self, Outbox};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::EventId;
 use crate::policy::keywords::Lexicon;
@@ -21,10 +22,11 @@ use crate::view::{self, LedgerIdentity, Note, Placed, View, ViewError};
 use super::book::Book;
 use super::codec;
 use super::decision::DecisionSink;
+use super::edge::Edge;
 use super::replica::Replica;
 use super::stripes::Stripes;
 use super::token::Vector;
-use super::{Engine, Inner, Phase};
+use super::{Engine, Inner, Log, Phase};
 
 /// The tag of the limits' changes in the view's journal.
 const LIMITS_TAG: u8 = 1;
@@ -41,10 +43,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The cluster key.
     pub key: ClusterKey,
-    /// The ledger's disk.
-    pub disk: Arc<dyn Disk>,
-    /// The ledger's settings.
-    pub ledger: ledger::Config,
+    /// Where events are kept.
+    pub storage: Storage,
     /// The view's folder.
     pub view_dir: PathBuf,
     /// The view's settings.
@@ -61,6 +61,22 @@ pub struct Parts {
     pub replica: Arc<Replica>,
 }
 
+/// Where events are kept.
+pub enum Storage {
+    /// In a ledger: this node is an anchor.
+    Ledger {
+        /// The ledger's disk.
+        disk: Arc<dyn Disk>,
+        /// The ledger's settings.
+        config: ledger::Config,
+    },
+    /// At the anchors; here only what waits for them: this node is an edge.
+    Outbox {
+        /// The outbox's disk.
+        disk: Arc<dyn Disk>,
+    },
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Started {
@@ -72,6 +88,8 @@ pub struct Started {
     pub replayed: u64,
     /// Why the view was rebuilt, if it was.
     pub rebuilt: Option<String>,
+    /// Items in an edge's outbox.
+    pub waiting: usize,
     /// How long it took, in milliseconds.
     pub took_ms: u128,
 }
@@ -82,6 +100,9 @@ pub enum StartError {
     /// The ledger does not open.
     #[error(transparent)]
     Ledger(#[from] ledger::OpenError),
+    /// The outbox does not open.
+    #[error(transparent)]
+    Outbox(#[from] outbox::OpenError),
     /// The ledger cannot be read while the view is brought up.
     #[error("the ledger cannot be read while the view is brought up: {0}")]
     Read(#[from] ledger::ReadError),
@@ -107,36 +128,34 @@ impl Engine {
         let begun = Instant::now();
         let check = parts.key.check_value();
         let applying = Arc::new(Applying::new(Arc::clone(&parts.replica)));
-        let (ledger, opened) =
-            Ledger::open(&parts.ledger, parts.disk, check, Box::new(Arc::clone(&applying)))?;
-        let (view, view_opened) = open_view(parts.view, &parts.view_dir, LedgerIdentity(check), opened.head)?;
-        let mut started =
-            Started { created: opened.created, damages: opened.damages.clone(), ..Started::default() };
-        if !opened.damages.is_empty() {
-            parts.replica.set_damaged();
-        }
-        let vector = Arc::clone(&applying.vector);
-        for (origin, head) in ledger.vector() {
-            vector.applied(EventId { origin, sequence: head.sequence });
-        }
-        started.replayed = match view_opened.rebuild {
-            Some(why) => {
-                if !opened.created {
-                    tracing::warn!(%why, "the view is rebuilt from the ledger");
-                    started.rebuilt = Some(why);
+        let (log, view, mut started) = match parts.storage {
+            Storage::Ledger { disk, config } => {
+                let (ledger, opened) = Ledger::open(&config, disk, check, Box::new(Arc::clone(&applying)))?;
+                let (view, started) = bring_up(&ledger, opened, parts.view, &parts.view_dir, check)?;
+                if !started.damages.is_empty() {
+                    parts.replica.set_damaged();
                 }
-                rebuild(&ledger, &view)?
+                for (origin, head) in ledger.vector() {
+                    applying.vector.applied(EventId { origin, sequence: head.sequence });
+                }
+                applying.serve(view.clone());
+                (Log::Ledger(ledger), view, started)
             }
-            None => replay(&ledger, &view, view_opened.replay_from)?,
+            Storage::Outbox { disk } => {
+                let (outbox, found) = Outbox::open(disk, check, OUTBOX_LOCK_WAIT)?;
+                let view = empty_view(parts.view, &parts.view_dir, check)?;
+                let started = Started { waiting: found.len(), ..Started::default() };
+                (Log::Edge(Edge::new(outbox, &found, &view)), view, started)
+            }
         };
-        applying.serve(view.clone());
+        let vector = Arc::clone(&applying.vector);
 
         let limiter = Limiter::new(&parts.limits, parts.key.mac16("limits", &[]));
         restore_limits(&view, &limiter, parts.clock.now())?;
         let inner = Arc::new(Inner {
             clock: parts.clock,
             key: parts.key,
-            ledger,
+            log,
             view,
             limiter,
             book: ArcSwap::from_pointee(parts.book),
@@ -180,7 +199,13 @@ impl Engine {
     /// When the ledger's or the view's end could not be written; the next start takes the crash path.
     pub fn close(&self) -> Result<(), CloseError> {
         self.inner.phase.send_replace(Phase::Stopping);
-        let ledger = self.inner.ledger.close();
+        let ledger = match &self.inner.log {
+            Log::Ledger(ledger) => ledger.close(),
+            Log::Edge(edge) => {
+                edge.close();
+                Ok(())
+            }
+        };
         self.note_usage();
         let view = self.inner.view.close();
         ledger?;
@@ -227,6 +252,44 @@ impl Inner {
         });
         all
     }
+}
+
+/// How long to wait for a dying predecessor to let go of the outbox.
+const OUTBOX_LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Opens the view and applies what it lacks of the ledger.
+fn bring_up(
+    ledger: &Ledger,
+    opened: ledger::Opened,
+    config: view::Config,
+    dir: &Path,
+    check: [u8; 16],
+) -> Result<(View, Started), StartError> {
+    let (view, view_opened) = open_view(config, dir, LedgerIdentity(check), opened.head)?;
+    let mut started = Started { created: opened.created, damages: opened.damages, ..Started::default() };
+    started.replayed = match view_opened.rebuild {
+        Some(why) => {
+            if !opened.created {
+                tracing::warn!(%why, "the view is rebuilt from the ledger");
+                started.rebuilt = Some(why);
+            }
+            rebuild(ledger, &view)?
+        }
+        None => replay(ledger, &view, view_opened.replay_from)?,
+    };
+    Ok((view, started))
+}
+
+/// A view that answers nothing before a snapshot is loaded. What an earlier run left is of no use: it may lack what came since, and
+/// a snapshot has all of it.
+fn empty_view(config: view::Config, dir: &Path, check: [u8; 16]) -> Result<View, StartError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StartError::Directory { dir: dir.to_owned(), source });
+        }
+        _ => {}
+    }
+    Ok(View::open(config, dir, LedgerIdentity(check))?.0)
 }
 
 /// Opens the view. One that is ahead of the ledger belongs to what the ledger was before a backup was put back:
@@ -378,7 +441,7 @@ impl Behind {
 }
 
 /// An entry; of one that this version cannot read, at least its opt-outs.
-fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
+pub(super) fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
     match codec::decode_entry(payload) {
         Ok(entry) => Some(entry),
         Err(fault) => {
@@ -396,6 +459,17 @@ fn apply(view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), 
         Some(LedgerEntry::Erasure { .. }) | None => {}
     }
     view.advance(appended.next);
+    Ok(())
+}
+
+/// Applies an entry where no ledger has it, so that there is no place to remember.
+pub(super) fn apply_without_place(view: &View, id: EventId, entry: LedgerEntry) -> Result<(), ViewError> {
+    match entry {
+        LedgerEntry::Consent(event) => view.apply_without_place(id, &event)?,
+        LedgerEntry::Template(entry) => view.put_template(entry),
+        LedgerEntry::Sender(entry) => view.put_sender(entry),
+        LedgerEntry::Erasure { .. } => {}
+    }
     Ok(())
 }
 

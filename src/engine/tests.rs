@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::decision::NoSink;
 use super::record::RecordRequest;
-use super::start::Parts;
+use super::start::{Parts, Storage};
 use super::*;
 use crate::address::Address;
 use crate::clock::ManualClock;
@@ -61,8 +61,10 @@ impl Node {
         let (engine, _) = Engine::open(Parts {
             clock: Arc::<ManualClock>::clone(&clock),
             key: ClusterKey::from_bytes(&[7; 32]),
-            disk: Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap()),
-            ledger: small,
+            storage: Storage::Ledger {
+                disk: Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap()),
+                config: small,
+            },
             view_dir: dir.path().join("view"),
             view: small_view,
             limits: limits::Settings::default(),

@@ -52,6 +52,9 @@ impl From<EngineError> for ApiError {
             EngineError::TooManyLinks(_) => Self::TooManyLinks,
             EngineError::NotReplicated(_) => Self::NotDurableEnough,
             EngineError::NotHere(_) => Self::Stale,
+            EngineError::Kept => Self::Kept,
+            EngineError::AnchorRefused(why) => Self::AnchorRefused(why),
+            EngineError::NoHistory => Self::NoHistory,
             EngineError::NotFound(what) => {
                 tracing::debug!(what, "not found");
                 Self::NotFound("event or record")

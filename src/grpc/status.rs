@@ -74,6 +74,23 @@ pub enum ApiError {
         /// Why the rest was refused.
         refusal: Box<ApiError>,
     },
+    /// An edge took it in, but no anchor has answered.
+    #[error(
+        "no anchor answered in time; it is kept here and sent on, and opt-outs hold here at once; repeat with the same request id"
+    )]
+    Kept,
+    /// An edge's anchors will never take it.
+    #[error("the anchors refuse this: {0}")]
+    AnchorRefused(String),
+    /// Only a node with a ledger can answer.
+    #[error("this node is an edge and keeps no history; ask an anchor")]
+    NoHistory,
+    /// Another node asks that is not of this cluster.
+    #[error("the nodes differ in {0}; give all nodes of a cluster the same")]
+    NotOfThisCluster(&'static str),
+    /// Another node encodes persons in another way.
+    #[error("the nodes encode persons differently; take all events instead, or upgrade the older")]
+    OtherForm,
     /// The thing asked for is not there.
     #[error("no such {0}")]
     NotFound(&'static str),
@@ -149,6 +166,11 @@ impl ApiError {
             Self::NotPending => row(Code::FailedPrecondition, "NOT_PENDING", None),
             Self::TooManyLinks => row(Code::FailedPrecondition, "TOO_MANY_LINKS", None),
             Self::OnlyOptOuts { refusal } => Row { reason: "ONLY_OPT_OUTS_RECORDED", ..refusal.row() },
+            Self::Kept => row(Code::Unavailable, "KEPT_FOR_ANCHORS", later),
+            Self::AnchorRefused(_) => row(Code::FailedPrecondition, "REFUSED_BY_ANCHORS", None),
+            Self::NoHistory => row(Code::FailedPrecondition, "EDGE_KEEPS_NO_HISTORY", None),
+            Self::NotOfThisCluster(_) => row(Code::PermissionDenied, "NOT_OF_THIS_CLUSTER", None),
+            Self::OtherForm => row(Code::FailedPrecondition, "OTHER_PERSON_FORM", None),
             Self::NotFound(_) => row(Code::NotFound, "NOT_FOUND", None),
             Self::UnknownCursor => row(Code::OutOfRange, "UNKNOWN_CURSOR", None),
             Self::DiskLow => row(Code::ResourceExhausted, "DISK_LOW", Some(Duration::from_secs(30))),
@@ -203,7 +225,12 @@ impl From<ApiError> for Status {
                 details.push(any("optgate.v1.UnsupersededOptOuts", &v1::UnsupersededOptOuts { opt_outs }));
             }
             ApiError::OnlyOptOuts { refusal } => return only_opt_outs(*refusal, message),
-            ApiError::NotFound(_)
+            ApiError::Kept
+            | ApiError::AnchorRefused(_)
+            | ApiError::NoHistory
+            | ApiError::NotOfThisCluster(_)
+            | ApiError::OtherForm
+            | ApiError::NotFound(_)
             | ApiError::UnknownBusiness
             | ApiError::NotPending
             | ApiError::TooManyLinks
@@ -321,6 +348,11 @@ mod tests {
             ApiError::NotPending,
             ApiError::TooManyLinks,
             ApiError::NotFound("template"),
+            ApiError::Kept,
+            ApiError::AnchorRefused("`payload` cannot be read".into()),
+            ApiError::NoHistory,
+            ApiError::NotOfThisCluster("the cluster key"),
+            ApiError::OtherForm,
             ApiError::UnknownCursor,
             ApiError::DiskLow,
             ApiError::Overloaded,

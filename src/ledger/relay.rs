@@ -109,6 +109,36 @@ impl Relayed {
         Ok(RelayedParts { id: parts.id, previous: parts.genesis.flatten(), payload: parts.payload })
     }
 
+    /// Verifies it against the record of `origin` that is held last, for whoever keeps no records: its name and what was appended.
+    ///
+    /// # Errors
+    /// [`RelayError::Gap`] unless it is the next one, [`RelayError::Chain`], [`RelayError::Malformed`].
+    pub fn verify_behind(
+        &self,
+        origin: OriginId,
+        last: Option<Head>,
+    ) -> Result<(EventId, &[u8]), RelayError> {
+        let parts = self.split()?;
+        let id = parts.id;
+        let have = last.map_or(0, |head| head.sequence);
+        if id.origin != origin {
+            return Err(RelayError::Chain { id });
+        }
+        if have.checked_add(1) != Some(id.sequence) {
+            return Err(RelayError::Gap { origin, have, got: id.sequence });
+        }
+        let before = parts.genesis_hash().or(last.map(|head| head.hash)).unwrap_or_default();
+        let blob_is_chained = match &self.blob {
+            RelayedBlob::Present { salt, bytes } => Some(blob_hash(salt, bytes)) == parts.blob_hash,
+            RelayedBlob::None | RelayedBlob::Erased => true,
+        };
+        if blob_is_chained && chain_hash(&before, &self.chained) == self.hash {
+            Ok((id, parts.payload))
+        } else {
+            Err(RelayError::Chain { id })
+        }
+    }
+
     fn split(&self) -> Result<Chained<'_>, RelayFault> {
         let parts = Chained::parse(&self.chained)?;
         let blob_len = match &self.blob {

@@ -109,7 +109,8 @@ fn parse(bytes: &[u8], key_check: [u8; 16]) -> Result<Option<Contents>, OpenErro
     if fields[24..40] != key_check {
         return Err(OpenError::OtherKey);
     }
-    let mut contents = Contents { identity: array(&fields[8..]), next: number(&fields[40..]), items: BTreeMap::new() };
+    let mut contents =
+        Contents { identity: array(&fields[8..]), next: number(&fields[40..]), items: BTreeMap::new() };
     let mut skipped = 0usize;
     let mut skipped_before_good = 0usize;
     while !rest.is_empty() {

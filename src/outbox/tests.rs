@@ -12,7 +12,8 @@ fn open(disk: &SimDisk) -> (Outbox, Vec<Arc<Item>>) {
 }
 
 fn put(outbox: &Outbox, payload: &[u8], priority: bool) -> (u64, Result<(), PutError>) {
-    let (item, synced) = outbox.put(payload.to_vec(), Some(b"blob".to_vec()), priority).expect("there is room");
+    let (item, synced) =
+        outbox.put(payload.to_vec(), Some(b"blob".to_vec()), priority).expect("there is room");
     (item.number, synced.blocking_recv().expect("the writer answers"))
 }
 

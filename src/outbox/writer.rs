@@ -66,7 +66,9 @@ impl Writer {
                 self.end += bytes.len() as u64;
                 Ok(())
             }
-            Err(fault) if matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Err(fault)
+                if matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
                 // Part of it may be there; the next group is written over it.
                 Err(PutError::NoSpace)
             }
@@ -86,7 +88,9 @@ impl Writer {
         match renew(&*self.disk, self.identity, self.key_check, next, waiting.iter()) {
             Ok((file, end)) => (self.file, self.end) = (file, end),
             // The old file is as good as it was; it only stays long.
-            Err(fault) => tracing::warn!(%fault, "the outbox's file could not be begun anew; trying again later"),
+            Err(fault) => {
+                tracing::warn!(%fault, "the outbox's file could not be begun anew; trying again later")
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::pb::replication::v1::peer_service_client::PeerServiceClient;
 /// How often names are resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 /// The most addresses of all names together that are dialled.
-const ADDRESSES_MAX: usize = 64;
+pub(super) const ADDRESSES_MAX: usize = 64;
 /// The wait before an address is dialled again; doubles up to [`REDIAL_MAX`].
 const REDIAL: Duration = Duration::from_millis(100);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ pub async fn run(peers: Vec<String>, links: Links, stop: CancellationToken) {
     tasks.shutdown().await;
 }
 
-async fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, (String, std::io::Error)> {
+pub(super) async fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>, (String, std::io::Error)> {
     let mut addresses = Vec::new();
     let mut fault = None;
     for peer in peers {

@@ -1,17 +1,29 @@
 //! Takes the streams that peers dial.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::anchors::check_member;
 use super::link::{Links, Outgoing};
+use super::snapshot::{self, Parts};
+use crate::engine::Engine;
 use crate::grpc::status::ApiError;
 use crate::pb::replication::v1 as pb;
 use crate::pb::replication::v1::peer_service_server::{PeerService, PeerServiceServer};
+use crate::policy::ids::EventId;
 use crate::replication::frame::FRAME_LEN_MAX;
+use crate::view::PERSON_FORM_VERSION;
 
+/// How many snapshots are given at once: each reads the whole view.
+const SNAPSHOTS_MAX: usize = 2;
+/// The longest that an edge's event waits for a majority, in milliseconds.
+const SUBMIT_WAIT_MS_MAX: u32 = 60_000;
 /// The longest message between peers, in bytes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = FRAME_LEN_MAX + 1_024;
 /// Bytes that a peer may send ahead on its stream, so that a distant one keeps it full.
@@ -21,11 +33,15 @@ pub const PEER_STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 #[derive(Clone)]
 pub struct Door {
     links: Links,
+    engine: Engine,
+    member: Arc<pb::Membership>,
+    snapshots: Arc<Semaphore>,
 }
 
 impl Door {
-    pub(super) const fn new(links: Links) -> Self {
-        Self { links }
+    pub(super) fn new(links: Links, engine: Engine, member: pb::Membership) -> Self {
+        let snapshots = Arc::new(Semaphore::new(SNAPSHOTS_MAX));
+        Self { links, engine, member: Arc::new(member), snapshots }
     }
 
     /// As a service.
@@ -52,6 +68,37 @@ impl Stream for Answers {
 #[tonic::async_trait]
 impl PeerService for Door {
     type ExchangeStream = Answers;
+    type SnapshotStream = Parts;
+
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Parts>, Status> {
+        let pb::SnapshotRequest { member, person_form_version } = request.into_inner();
+        check_member(member.as_ref(), &self.member)?;
+        if person_form_version != u32::from(PERSON_FORM_VERSION) {
+            return Err(ApiError::OtherForm.into());
+        }
+        self.engine.ledger().map_err(ApiError::from)?;
+        if self.engine.replica().is_catching_up() {
+            return Err(ApiError::Starting.into());
+        }
+        let turn = Arc::clone(&self.snapshots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
+        Ok(Response::new(snapshot::give(&self.engine, turn)))
+    }
+
+    async fn submit(
+        &self,
+        request: Request<pb::SubmitRequest>,
+    ) -> Result<Response<pb::SubmitResponse>, Status> {
+        let pb::SubmitRequest { member, payload, blob, wait_ms } = request.into_inner();
+        check_member(member.as_ref(), &self.member)?;
+        let within = Duration::from_millis(wait_ms.min(SUBMIT_WAIT_MS_MAX).into());
+        let numbered = self.engine.number(payload, blob, within).await.map_err(ApiError::from)?;
+        let EventId { origin, sequence } = numbered.event;
+        Ok(Response::new(pb::SubmitResponse {
+            origin: origin.0.to_vec(),
+            sequence,
+            replicated: numbered.replicated,
+        }))
+    }
 
     async fn exchange(
         &self,

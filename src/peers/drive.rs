@@ -15,9 +15,10 @@ use super::link::Links;
 use super::{Config, Driver, PeerReport, Report};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::engine::Engine;
-use crate::ledger::Relayed;
+use crate::ledger::{Head, Relayed};
+use crate::policy::ids::OriginId;
 use crate::readiness::{Obstacle, Readiness};
-use crate::replication::frame::{Events, Instance, Refusal};
+use crate::replication::frame::{Events, Instance, Refusal, Role};
 use crate::replication::vector::Heads;
 use crate::replication::{
     Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now, StoreOutcome, StoreRefusal,
@@ -45,9 +46,14 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(links: Links, engine: &Engine, config: &Config) -> Self {
-        let held: Heads = engine.ledger().vector().into_iter().collect();
+        let held: Heads = engine.heads().into_iter().collect();
         let machine = Mutex::new(Machine::new(config.machine.clone(), held));
         Self { links, machine, last_error: Mutex::default() }
+    }
+
+    /// A snapshot is in force: talks from there on. Only before anybody talks.
+    pub fn begin_at(&self, heads: Vec<(OriginId, Head)>, config: &Config) {
+        *self.machine.lock() = Machine::new(config.machine.clone(), heads.into_iter().collect());
     }
 
     pub fn report(&self) -> Report {
@@ -215,7 +221,8 @@ impl Node {
         let replica = self.engine.replica();
         let machine = self.shared.machine.lock();
         let mono = now().mono;
-        let others = self.config.machine.majority().saturating_sub(1);
+        let itself = usize::from(self.config.machine.role == Role::Anchor);
+        let others = self.config.machine.majority().saturating_sub(itself);
         let mut ages: Vec<u64> = machine.freshness(mono).into_values().collect();
         ages.sort_unstable();
         let staleness_ms = u64::try_from(self.config.max_staleness.as_millis()).unwrap_or(u64::MAX);

@@ -13,13 +13,24 @@ pub struct Storing {
     pub ticket: u64,
     origin: OriginId,
     first: u64,
-    acks: VecDeque<Result<RelayAck, RelayError>>,
+    by: By,
     records: Vec<Relayed>,
 }
 
-/// Hands records to the ledger's writer. It verifies them against their origin's chain, syncs and applies.
+/// Who verifies and applies them.
+enum By {
+    /// The ledger's writer, which was handed all of them.
+    Ledger(VecDeque<Result<RelayAck, RelayError>>),
+    /// An edge, which keeps no records.
+    Edge(Engine),
+}
+
+/// Hands records to whoever verifies them against their origin's chain and applies them; the ledger's writer also syncs them.
 pub fn store(engine: &Engine, ticket: u64, events: Events) -> Storing {
     let Events { origin, first, records } = events;
+    let Ok(ledger) = engine.ledger() else {
+        return Storing { ticket, origin, first, by: By::Edge(engine.clone()), records };
+    };
     let mut acks = VecDeque::with_capacity(records.len());
     for (record, sequence) in records.iter().zip(first..) {
         let expected = EventId { origin, sequence };
@@ -28,7 +39,7 @@ pub fn store(engine: &Engine, ticket: u64, events: Events) -> Storing {
             Ok(id) if id == expected => {
                 // Never as priority: what is kept of the disk is for opt-outs reported here. Whoever cannot store what
                 // others hold grows stale and denies; their opt-outs are safe where they are.
-                engine.ledger().relay(record.clone(), false).map_err(RelayError::Append)
+                ledger.relay(record.clone(), false).map_err(RelayError::Append)
             }
             Ok(_) => Err(RelayError::Chain { id: expected }),
             Err(fault) => Err(fault.into()),
@@ -39,33 +50,30 @@ pub fn store(engine: &Engine, ticket: u64, events: Events) -> Storing {
             break;
         }
     }
-    Storing { ticket, origin, first, acks, records }
+    Storing { ticket, origin, first, by: By::Ledger(acks), records }
 }
 
 impl Storing {
     /// Waits for all of them. With the records from the first that does not verify on: nothing behind it can be taken.
     pub async fn finish(mut self) -> (u64, StoreOutcome, Vec<Relayed>) {
-        // Only what was acked is applied: the ledger's own head may be ahead of the view.
-        let mut head = None;
-        let mut refusal = None;
-        let mut at = 0;
-        while let Some(ack) = self.acks.pop_front() {
-            let outcome = match ack {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok(_) if refusal.is_none() => {
-                    let sequence = self.first.saturating_add(at as u64);
-                    head = self.records.get(at).map(|record| Head { sequence, hash: record.hash });
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    refusal.get_or_insert((at, error));
+        let (head, refusal) = match self.by {
+            By::Ledger(acks) => synced(acks, self.first, &self.records).await,
+            By::Edge(engine) => {
+                let (origin, records) = (self.origin, std::mem::take(&mut self.records));
+                let taking = tokio::task::spawn_blocking(move || {
+                    let taken = engine.take_relayed(origin, &records);
+                    (taken, records)
+                });
+                match taking.await {
+                    Ok((taken, records)) => {
+                        self.records = records;
+                        taken
+                    }
+                    // It panicked, and says so elsewhere.
+                    Err(_) => (None, None),
                 }
             }
-            at += 1;
-        }
+        };
         let Some((at, error)) = refusal else {
             let outcome = match head {
                 Some(head) => StoreOutcome::Stored { head },
@@ -97,6 +105,36 @@ impl Storing {
     }
 }
 
+/// Waits for the ledger's answers: the last record that is on disk and applied, and which was not taken and why.
+async fn synced(
+    mut acks: VecDeque<Result<RelayAck, RelayError>>,
+    first: u64,
+    records: &[Relayed],
+) -> (Option<Head>, Option<(usize, RelayError)>) {
+    // Only what was acked is applied: the ledger's own head may be ahead of the view.
+    let mut head = None;
+    let mut refusal = None;
+    let mut at = 0;
+    while let Some(ack) = acks.pop_front() {
+        let outcome = match ack {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(_) if refusal.is_none() => {
+                let sequence = first.saturating_add(at as u64);
+                head = records.get(at).map(|record| Head { sequence, hash: record.hash });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                refusal.get_or_insert((at, error));
+            }
+        }
+        at += 1;
+    }
+    (head, refusal)
+}
+
 /// Reads records for a peer. Blocking. `None`: they cannot be read.
 pub fn read(
     engine: &Engine,
@@ -107,7 +145,8 @@ pub fn read(
 ) -> Option<Vec<Record>> {
     let mut records = Vec::new();
     let mut bytes = 0;
-    for record in engine.ledger().records_of(origin, from) {
+    // An edge keeps none.
+    for record in engine.ledger().ok()?.records_of(origin, from) {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
@@ -130,7 +169,7 @@ pub fn read(
 /// Those of `events` that are not held here with the same hash. Blocking.
 pub fn differing(engine: &Engine, events: Events) -> Vec<Relayed> {
     let Events { origin, first, records } = events;
-    let held = engine.ledger().records_of(origin, first).take(records.len()).flatten();
-    let held: HashSet<[u8; 32]> = held.map(|record| record.hash).collect();
+    let held = engine.ledger().ok().map(|ledger| ledger.records_of(origin, first).take(records.len()));
+    let held: HashSet<[u8; 32]> = held.into_iter().flatten().flatten().map(|record| record.hash).collect();
     records.into_iter().filter(|record| !held.contains(&record.hash)).collect()
 }

@@ -226,6 +226,20 @@ fn decode_entry(entry: pb::VectorEntry) -> Result<VectorEntry, WireFault> {
     Ok(VectorEntry { origin: decode_origin(&origin)?, head, own })
 }
 
+/// Writes how far an origin is held.
+#[must_use]
+pub fn encode_head(origin: OriginId, head: Head) -> pb::VectorEntry {
+    encode_entry(VectorEntry { origin, head, own: false })
+}
+
+/// Reads how far an origin is held.
+///
+/// # Errors
+/// When a field breaks its bounds.
+pub fn decode_head(entry: pb::VectorEntry) -> Result<(OriginId, Head), WireFault> {
+    decode_entry(entry).map(|entry| (entry.origin, entry.head))
+}
+
 fn encode_record(record: Record) -> pb::Record {
     let Record { chained, hash, blob } = record;
     let blob = match blob {

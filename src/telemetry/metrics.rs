@@ -148,13 +148,20 @@ const fn code_word(code: Code) -> &'static str {
 /// What is read when metrics are rendered: gauges of ledger, view and limits.
 pub fn gauges(engine: &Engine, readiness: &Readiness) {
     let set = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
-    let health = engine.ledger().health();
     let truth = |yes: bool| f64::from(u8::from(yes));
     set("optgate_ready", truth(readiness.now().is_ready()));
-    set("optgate_ledger_failed", truth(matches!(health.state, crate::ledger::State::Failed(_))));
-    set("optgate_ledger_queue_length", health.queue_len as f64);
-    set("optgate_disk_free_bytes", health.free_bytes.unwrap_or(0) as f64);
-    set("optgate_disk_low", truth(health.space_low));
+    set("optgate_ledger_failed", truth(engine.storage_failed().is_some()));
+    if let Ok(ledger) = engine.ledger() {
+        let health = ledger.health();
+        set("optgate_ledger_queue_length", health.queue_len as f64);
+        set("optgate_disk_free_bytes", health.free_bytes.unwrap_or(0) as f64);
+        set("optgate_disk_low", truth(health.space_low));
+    }
+    if let Some(edge) = engine.edge() {
+        let waiting = edge.waiting();
+        set("optgate_outbox_items", waiting.items as f64);
+        set("optgate_outbox_bytes", waiting.bytes as f64);
+    }
     set("optgate_view_behind", truth(engine.is_behind()));
     for table in engine.limiter().usage() {
         metrics::gauge!("optgate_limit_table_entries", "table" => table.table).set(table.used as f64);
@@ -177,7 +184,12 @@ fn describe() {
         "Decision log lines lost since it was full"
     );
     metrics::describe_gauge!("optgate_ready", "1 while calls should be sent here");
-    metrics::describe_gauge!("optgate_ledger_failed", "1 once a write or fsync failed; restart");
+    metrics::describe_gauge!(
+        "optgate_ledger_failed",
+        "1 once a write or fsync of the ledger, at an edge of the outbox, failed; restart"
+    );
+    metrics::describe_gauge!("optgate_outbox_items", "What an edge took in and no anchor has yet");
+    metrics::describe_gauge!("optgate_outbox_bytes", "Bytes of what an edge took in and no anchor has yet");
     metrics::describe_gauge!("optgate_ledger_queue_length", "Entries that wait for the disk");
     metrics::describe_gauge!("optgate_disk_free_bytes", "Free bytes on the ledger's disk");
     metrics::describe_gauge!("optgate_disk_low", "1 while only opt-outs are recorded");

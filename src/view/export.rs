@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 
+use super::View;
 use super::bucket::{Parts, buckets_of_shard, key_at, key_of, parse};
 use super::error::ViewError;
 use super::inner::SHARDS;
 use super::record::Person;
 use super::registry::Entries;
-use super::View;
 use crate::policy::ids::Identifier;
 
 impl View {

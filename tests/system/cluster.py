@@ -73,6 +73,16 @@ class Cluster:
             known = {j for j, others in enumerate(self.knows) if i in others} | set(self.knows[i])
             connected(node, len(known - {i}))
 
+    def edge(self, name, knows=None, **settings):
+        """An edge of these anchors, not started."""
+        settings = {"role": "edge", "anchors": len(self.nodes), "heartbeat": "200ms", **settings}
+        node = self.scene.server(PEERS_CONFIG + replication(settings), name)
+        node.key = self.key
+        node.args = ["--key-file", str(self.key)]
+        for port in [self.ports[i] for i in knows] if knows else self.ports:
+            node.args += ["--peer", f"127.0.0.1:{port}"]
+        return node
+
     def clients(self):
         return [node.client() for node in self.nodes]
 

@@ -164,15 +164,11 @@ fn what_is_not_built_does_not_look_as_if_it_worked() {
     check(
         "server:
   webhooks: 0.0.0.0:8443
-replication:
-  role: edge
-  peers: [127.0.0.1:50052]
 telemetry: { otlp_endpoint: 'https://collector:4317' }
 ",
         &[
             "2 server.webhooks: receiving webhooks is not built yet",
-            "4 replication.role: being an edge is not built yet",
-            "6 telemetry.otlp_endpoint: TLS is not built yet",
+            "3 telemetry.otlp_endpoint: TLS is not built yet",
         ],
     );
     check("replication: { anchors: 1, peers: [], listen: null, cluster_id: eu, heartbeat: 2s }", &[]);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::engine::Engine;
+use crate::engine::edge::Edge;
 use crate::engine::error::EngineError;
 use crate::grpc::convert::admin::{pb_sender, pb_template, sender, template};
 use crate::grpc::convert::record::pb_durability;
@@ -171,10 +172,11 @@ impl AdminService for Admin {
         &self,
         _request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let health = self.engine.ledger().health();
-        let failed = matches!(health.state, ledger::State::Failed(_));
+        let failed = self.engine.storage_failed().is_some();
+        let ledger = self.engine.ledger().ok();
+        let health = ledger.map(ledger::Ledger::health);
         let state = self.readiness.now();
-        let origins = self.engine.ledger().vector();
+        let origins = self.engine.heads();
         let view = self.engine.view().stats();
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -184,13 +186,17 @@ impl AdminService for Admin {
             not_ready_reasons: state.obstacles().map(|obstacle| obstacle.to_string()).collect(),
             rules_version: self.engine.book().version().to_owned(),
             rules_error: self.host.rules_error(),
-            ledger: Some(v1::LedgerStatus {
+            ledger: ledger.map(|ledger| v1::LedgerStatus {
                 records: origins.iter().map(|(_, head)| head.sequence).sum(),
                 size_bytes: self.host.ledger_bytes(),
-                segments: self.engine.ledger().watch().borrow().segment(),
+                segments: ledger.head().segment(),
                 origins: origins.into_iter().map(|(origin, head)| origin_status(origin, head)).collect(),
                 last_sync_duration: None,
-                reserve_free_bytes: if health.reserve_ready { self.host.reserve_bytes() } else { 0 },
+                reserve_free_bytes: if health.as_ref().is_some_and(|health| health.reserve_ready) {
+                    self.host.reserve_bytes()
+                } else {
+                    0
+                },
                 failed,
             }),
             view: Some(v1::ViewStatus {
@@ -199,10 +205,11 @@ impl AdminService for Admin {
                 behind_records: u64::from(self.engine.is_behind()),
                 rebuilding: false,
             }),
-            disk_free_bytes: health.free_bytes.unwrap_or(0),
-            disk_low: health.space_low,
+            disk_free_bytes: health.as_ref().and_then(|health| health.free_bytes).unwrap_or(0),
+            disk_low: health.as_ref().is_some_and(|health| health.space_low),
             as_of: self.engine.as_of().to_string(),
             replication: self.host.peers().map(|report| pb_replication(&self.engine, report)),
+            outbox: self.engine.edge().map(pb_outbox),
         }))
     }
 
@@ -214,6 +221,15 @@ impl AdminService for Admin {
         let verified = tokio::task::spawn_blocking(move || host.verify());
         let report = verified.await.unwrap_or(Err(EngineError::Abandoned)).map_err(ApiError::from)?;
         Ok(Response::new(crate::grpc::convert::admin::verify_response(report)))
+    }
+}
+
+fn pb_outbox(edge: &Edge) -> v1::OutboxStatus {
+    let waiting = edge.waiting();
+    v1::OutboxStatus {
+        items: u32::try_from(waiting.items).unwrap_or(u32::MAX),
+        size_bytes: waiting.bytes as u64,
+        failed: edge.failed().is_some(),
     }
 }
 

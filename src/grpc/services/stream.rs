@@ -65,7 +65,7 @@ fn read_cursor(engine: &Engine, text: &str) -> Result<Position, ApiError> {
     let (number, mark) =
         place.ok_or_else(|| ApiError::field("cursor", "is not a cursor that optgate gave out"))?;
     let at = Position::from_u64(number);
-    let head = *engine.ledger().watch().borrow();
+    let head = engine.ledger()?.head();
     if at > head || engine.place_mark(at) != mark { Err(ApiError::UnknownCursor) } else { Ok(at) }
 }
 
@@ -122,10 +122,10 @@ pub fn export(
     let business = read_business(&business_id, &mut faults);
     faults.or(())?;
     let mut next = read_cursor(engine, &from)?;
+    let mut events = engine.events_from(next)?;
     let (sender, answers) = Answers::new();
     let (engine, end) = (engine.clone(), end.clone());
     tokio::task::spawn_blocking(move || {
-        let mut events = engine.events_from(next);
         loop {
             let answer =
                 read_batch(&mut events, business.as_ref(), include_evidence, next).map_err(ApiError::from);
@@ -179,7 +179,7 @@ pub fn watch(
         }
     };
     faults.or(())?;
-    let head = engine.ledger().watch();
+    let head = engine.ledger()?.watch();
     let durable = *head.borrow();
     let from = if from_now { durable } else { read_cursor(engine, &from)? };
     let (sender, answers) = Answers::new();
@@ -210,7 +210,7 @@ impl Watching {
             let (engine, business, with) =
                 (self.engine.clone(), self.business.clone(), self.include_evidence);
             let read = tokio::task::spawn_blocking(move || {
-                read_batch(&mut engine.events_from(next), business.as_ref(), with, next)
+                read_batch(&mut engine.events_from(next)?, business.as_ref(), with, next)
             });
             let batch = match read.await.unwrap_or(Err(EngineError::Abandoned)) {
                 Ok(batch) => batch,

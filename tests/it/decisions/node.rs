@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use optgate::clock::ManualClock;
 use optgate::engine::decision::NoSink;
-use optgate::engine::start::Parts;
+use optgate::engine::start::{Parts, Storage};
 use optgate::engine::{Book, Engine};
 use optgate::key::ClusterKey;
 use optgate::ledger::disk::RealDisk;
@@ -36,12 +36,14 @@ impl Node {
         let (engine, _) = Engine::open(Parts {
             clock: Arc::<ManualClock>::clone(clock),
             key: ClusterKey::from_bytes(&KEY),
-            disk: Arc::new(disk),
-            ledger: ledger::Config {
-                segment_mib: 4,
-                opt_out_reserve_mib: 1,
-                min_free_mib: 0,
-                ..ledger::Config::default()
+            storage: Storage::Ledger {
+                disk: Arc::new(disk),
+                config: ledger::Config {
+                    segment_mib: 4,
+                    opt_out_reserve_mib: 1,
+                    min_free_mib: 0,
+                    ..ledger::Config::default()
+                },
             },
             view_dir: dir.path().join("view"),
             view: view::Config {

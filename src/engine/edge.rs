@@ -1,0 +1,441 @@
+//! An edge: no ledger of its own. What is taken in waits in an outbox until an anchor has numbered it; what anchors number is
+//! verified against their chains and applied.
+//!
+//! ```text
+//! submit ─▶ outbox (synced) ─▶ whoever carries it to an anchor ─▶ numbered, or refused ─▶ the caller's answer
+//!    └ what suppresses holds here at once, until the anchor's own event is applied
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, watch};
+
+use crate::ledger::{Head, RelayError, Relayed};
+use crate::outbox::{Item, Outbox, PutError, Waiting};
+use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
+use crate::policy::evidence::Personal;
+use crate::policy::ids::{EventId, Identifier, OriginId};
+use crate::view::View;
+
+use super::codec;
+use super::error::EngineError;
+use super::record::suppresses;
+use super::start::{apply_without_place, read_entry};
+use super::token::{Token, Vector};
+use super::{Engine, Inner};
+
+/// How long a caller waits for an anchor's answer where it set no deadline.
+const ANCHOR_ANSWERS_WITHIN: Duration = Duration::from_millis(1_000);
+
+/// What an anchor made of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The event.
+    pub event: EventId,
+    /// It is on the disks of a majority of the anchors.
+    pub replicated: bool,
+}
+
+/// What became of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Numbered(Numbered),
+    /// No anchor will ever take it, for this reason.
+    Refused(String),
+}
+
+/// One item under way.
+struct Underway {
+    /// What holds here meanwhile, and under which name.
+    held: Option<Arc<ConsentEvent>>,
+    mark: Option<(Identifier, RequestMark)>,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+/// What an edge has in place of a ledger.
+pub struct Edge {
+    outbox: Outbox,
+    /// The last event of each origin that is applied here.
+    heads: Mutex<FxHashMap<OriginId, Head>>,
+    underway: Mutex<FxHashMap<u64, Underway>>,
+    /// The items under way that come from a caller's request, so that a retry waits for the same item.
+    by_mark: Mutex<FxHashMap<(Identifier, [u8; 16]), u64>>,
+    unsent: Mutex<VecDeque<Arc<Item>>>,
+    sendable: Notify,
+    /// Numbered, but not applied here yet: still held.
+    arriving: Mutex<FxHashMap<u64, (EventId, Arc<ConsentEvent>)>>,
+    /// How far the events of an origin are on a majority's disks, as anchors answered.
+    replicated: Mutex<FxHashMap<OriginId, u64>>,
+}
+
+/// Origins whose durability is remembered; more than anchors have runs in a long time.
+const REPLICATED_MAX: usize = 1_024;
+
+impl Edge {
+    /// An edge whose outbox had `found` in it.
+    pub(super) fn new(outbox: Outbox, found: &[Arc<Item>], view: &View) -> Self {
+        let edge = Self {
+            outbox,
+            heads: Mutex::default(),
+            underway: Mutex::default(),
+            by_mark: Mutex::default(),
+            unsent: Mutex::default(),
+            sendable: Notify::new(),
+            arriving: Mutex::default(),
+            replicated: Mutex::default(),
+        };
+        for item in found {
+            let event = match codec::decode_entry(&item.payload) {
+                Ok(LedgerEntry::Consent(event)) => Some(event),
+                Ok(_) => None,
+                Err(_) => codec::salvage_opt_outs(&item.payload),
+            };
+            edge.take_up(item, event.as_ref(), view);
+        }
+        edge
+    }
+
+    /// What tells this edge from any other, over its restarts.
+    #[must_use]
+    pub fn identity(&self) -> [u8; 16] {
+        self.outbox.identity()
+    }
+
+    /// What waits for an anchor.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        self.outbox.waiting()
+    }
+
+    /// Why the outbox takes nothing any more, if that is so.
+    #[must_use]
+    pub fn failed(&self) -> Option<String> {
+        self.outbox.failed()
+    }
+
+    /// The last event of each origin that is applied here.
+    #[must_use]
+    pub fn heads(&self) -> Vec<(OriginId, Head)> {
+        self.heads.lock().iter().map(|(origin, head)| (*origin, *head)).collect()
+    }
+
+    /// The next item to carry to an anchor, once there is one.
+    pub async fn next_unsent(&self) -> Arc<Item> {
+        loop {
+            if let Some(item) = self.unsent.lock().pop_front() {
+                return item;
+            }
+            self.sendable.notified().await;
+        }
+    }
+
+    /// Waits until nothing waits for an anchor any more; `false`: not in time.
+    pub async fn emptied(&self, within: Duration) -> bool {
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        let empty = async {
+            while self.waiting().items > 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(within, empty).await.is_ok()
+    }
+
+    /// The name under which an item holds here before an anchor numbers it. No ledger ever has it.
+    fn provisional(&self, number: u64) -> EventId {
+        EventId { origin: OriginId(self.identity()), sequence: number }
+    }
+
+    fn take_up(
+        &self,
+        item: &Arc<Item>,
+        event: Option<&ConsentEvent>,
+        view: &View,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let held = event.and_then(suppressing).map(Arc::new);
+        if let Some(held) = &held {
+            view.hold(self.provisional(item.number), held);
+        }
+        let mark = event.and_then(|event| Some((*event.subjects.first()?, event.request?)));
+        if let Some((who, mark)) = mark {
+            self.by_mark.lock().insert((who, whole(mark)), item.number);
+        }
+        let (outcome, watching) = watch::channel(None);
+        self.underway.lock().insert(item.number, Underway { held, mark, outcome });
+        self.unsent.lock().push_back(Arc::clone(item));
+        self.sendable.notify_one();
+        watching
+    }
+
+    /// The item that an earlier try of the same request became, if it is under way.
+    fn same_request(&self, event: &ConsentEvent) -> Option<watch::Receiver<Option<Outcome>>> {
+        let (who, mark) = (event.subjects.first()?, event.request?);
+        let number = *self.by_mark.lock().get(&(*who, whole(mark)))?;
+        Some(self.underway.lock().get(&number)?.outcome.subscribe())
+    }
+
+    fn end(&self, number: u64, outcome: Outcome) -> Option<Underway> {
+        let underway = self.underway.lock().remove(&number)?;
+        if let Some((who, mark)) = underway.mark {
+            self.by_mark.lock().remove(&(who, whole(mark)));
+        }
+        underway.outcome.send_replace(Some(outcome));
+        self.outbox.done(number);
+        Some(underway)
+    }
+
+    fn note_replicated(&self, numbered: Numbered) {
+        let mut replicated = self.replicated.lock();
+        if replicated.len() >= REPLICATED_MAX && !replicated.contains_key(&numbered.event.origin) {
+            replicated.clear();
+        }
+        let highest = replicated.entry(numbered.event.origin).or_default();
+        *highest = (*highest).max(numbered.event.sequence);
+    }
+
+    /// Whether an anchor said that a majority has `event`.
+    pub(super) fn is_replicated(&self, event: EventId) -> bool {
+        self.replicated.lock().get(&event.origin).is_some_and(|highest| *highest >= event.sequence)
+    }
+
+    pub(super) fn close(&self) {
+        self.outbox.close();
+    }
+}
+
+/// A request's mark as one value.
+fn whole(mark: RequestMark) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&mark.key);
+    out[8..].copy_from_slice(&mark.content);
+    out
+}
+
+/// What of an event suppresses: that holds at once. Not the request it came by: a retry must go on waiting for the anchor.
+fn suppressing(event: &ConsentEvent) -> Option<ConsentEvent> {
+    let mut held = event.clone();
+    held.changes.retain(suppresses);
+    for change in &mut held.changes {
+        if let Change::OptOut(out) = change {
+            out.confirm_until = None;
+        }
+    }
+    held.request = None;
+    (!held.changes.is_empty()).then_some(held)
+}
+
+impl Inner {
+    /// Takes an entry in for an anchor to number, and waits until one has and it is applied here.
+    ///
+    /// # Errors
+    /// [`EngineError::Kept`] when no anchor answered in time.
+    pub(super) async fn submit(
+        &self,
+        edge: &Edge,
+        mut entry: LedgerEntry,
+        personal: &Personal,
+        until: Option<Instant>,
+    ) -> Result<EventId, EngineError> {
+        let until = until.unwrap_or_else(|| Instant::now() + ANCHOR_ANSWERS_WITHIN);
+        let mut priority = false;
+        if let LedgerEntry::Consent(event) = &mut entry {
+            priority = event.changes.iter().any(suppresses);
+            // By it an anchor knows an item that comes again.
+            event.request.get_or_insert(random_mark(edge, self.clock.now().0));
+            leave_out_provisional(event, OriginId(edge.identity()));
+        }
+        let event = match &entry {
+            LedgerEntry::Consent(event) => Some(event),
+            _ => None,
+        };
+        let mut outcome = match event.and_then(|event| edge.same_request(event)) {
+            Some(outcome) => outcome,
+            None => {
+                let payload = codec::encode_entry(&entry);
+                let blob = (!personal.is_empty()).then(|| codec::encode_personal(personal));
+                let (item, synced) = edge.outbox.put(payload, blob, priority)?;
+                let outcome = edge.take_up(&item, event, &self.view);
+                if let Ok(Err(error)) = synced.await {
+                    tracing::warn!(%error, "what was taken in is kept in memory alone until an anchor has it");
+                }
+                outcome
+            }
+        };
+        let left = || until.saturating_duration_since(Instant::now());
+        let told = tokio::time::timeout(left(), outcome.wait_for(Option::is_some)).await;
+        let numbered = match told.ok().and_then(Result::ok).and_then(|told| told.clone()) {
+            Some(Outcome::Numbered(numbered)) => numbered,
+            Some(Outcome::Refused(why)) => return Err(EngineError::AnchorRefused(why)),
+            None => return Err(EngineError::Kept),
+        };
+        self.vector.wait_for(Token(Some(numbered.event)), left()).await;
+        if self.vector.reaches(Token(Some(numbered.event))) {
+            Ok(numbered.event)
+        } else {
+            Err(EngineError::NotReplicated(numbered.event))
+        }
+    }
+}
+
+/// A mark for an event that came without a request id.
+fn random_mark(edge: &Edge, now_ms: i64) -> RequestMark {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        // Without randomness, what no other edge and no other moment has.
+        bytes[..8].copy_from_slice(&edge.identity()[..8]);
+        bytes[8..].copy_from_slice(&now_ms.to_le_bytes());
+    }
+    let (mut key, mut content) = ([0; 8], [0; 8]);
+    key.copy_from_slice(&bytes[..8]);
+    content.copy_from_slice(&bytes[8..]);
+    RequestMark { key, content }
+}
+
+/// What is only held here has no number yet, so nothing can be said to come after it.
+fn leave_out_provisional(event: &mut ConsentEvent, provisional: OriginId) {
+    for change in &mut event.changes {
+        let covers = match change {
+            Change::OptIn(opt_in) => &mut opt_in.covers,
+            Change::Request(request) => &mut request.covers,
+            _ => continue,
+        };
+        *covers = covers.iter().filter(|id| id.origin != provisional).collect();
+    }
+}
+
+impl Engine {
+    /// What this node has in place of a ledger, if it is an edge.
+    #[must_use]
+    pub fn edge(&self) -> Option<&Edge> {
+        self.inner.edge()
+    }
+
+    /// An anchor has numbered item `number`. An opt-out that no majority has yet stays in the outbox: `false`, try again.
+    pub fn numbered(&self, item: &Item, numbered: Numbered) -> bool {
+        let Some(edge) = self.edge() else { return true };
+        if numbered.replicated {
+            edge.note_replicated(numbered);
+        } else if item.priority {
+            if let Some(underway) = edge.underway.lock().get(&item.number) {
+                underway.outcome.send_replace(Some(Outcome::Numbered(numbered)));
+            }
+            return false;
+        }
+        if let Some(Underway { held: Some(held), .. }) = edge.end(item.number, Outcome::Numbered(numbered)) {
+            edge.arriving.lock().insert(item.number, (numbered.event, held));
+            edge.let_go_arrived(&self.inner.vector, &self.inner.view);
+        }
+        true
+    }
+
+    /// No anchor takes item `number`. What suppresses stays and is tried again: `false`.
+    pub fn refused(&self, item: &Item, why: &str) -> bool {
+        let Some(edge) = self.edge() else { return true };
+        if item.priority {
+            tracing::error!(
+                item = item.number,
+                why,
+                "an anchor refuses an opt-out; it holds here and is tried again"
+            );
+            return false;
+        }
+        tracing::error!(item = item.number, why, "an anchor refuses what was taken in here; it is given up");
+        edge.end(item.number, Outcome::Refused(why.to_owned()));
+        true
+    }
+
+    /// An item that could not be carried goes back in line.
+    pub fn unsent(&self, item: Arc<Item>) {
+        if let Some(edge) = self.edge() {
+            edge.unsent.lock().push_front(item);
+            edge.sendable.notify_one();
+        }
+    }
+
+    /// A snapshot is in force that has all up to `heads`.
+    pub(super) fn in_force(&self, heads: &[(OriginId, Head)]) {
+        let Some(edge) = self.edge() else { return };
+        *edge.heads.lock() = heads.iter().copied().collect();
+        for (origin, head) in heads {
+            self.inner.vector.applied(EventId { origin: *origin, sequence: head.sequence });
+        }
+        edge.let_go_arrived(&self.inner.vector, &self.inner.view);
+    }
+
+    /// Verifies records that follow each other against their origin's chain and applies them. With the last that is applied, and
+    /// which was not taken and why. Blocking.
+    pub fn take_relayed(
+        &self,
+        origin: OriginId,
+        records: &[Relayed],
+    ) -> (Option<Head>, Option<(usize, RelayError)>) {
+        let Some(edge) = self.edge() else { return (None, None) };
+        let mut head = edge.heads.lock().get(&origin).copied();
+        let mut refusal = None;
+        for (at, record) in records.iter().enumerate() {
+            match self.inner.take_one(edge, origin, head, record) {
+                Ok(next) => head = Some(next),
+                Err(error) => {
+                    refusal = Some((at, error));
+                    break;
+                }
+            }
+        }
+        edge.let_go_arrived(&self.inner.vector, &self.inner.view);
+        (head, refusal)
+    }
+}
+
+impl Inner {
+    fn take_one(
+        &self,
+        edge: &Edge,
+        origin: OriginId,
+        head: Option<Head>,
+        record: &Relayed,
+    ) -> Result<Head, RelayError> {
+        let (id, payload) = record.verify_behind(origin, head)?;
+        let next = Head { sequence: id.sequence, hash: record.hash };
+        if let Some(entry) = read_entry(id, payload)
+            && let Err(error) = apply_without_place(&self.view, id, entry)
+        {
+            self.behind.store(true, Ordering::Release);
+            tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
+            return Err(RelayError::Unreadable { id });
+        }
+        edge.heads.lock().insert(origin, next);
+        self.vector.applied(id);
+        Ok(next)
+    }
+}
+
+impl Edge {
+    /// Lets go of what is held here in place of events that are applied by now.
+    fn let_go_arrived(&self, vector: &Vector, view: &View) {
+        let mut arriving = self.arriving.lock();
+        if arriving.is_empty() {
+            return;
+        }
+        arriving.retain(|number, (event, held)| {
+            let arrived = vector.reaches(Token(Some(*event)));
+            if arrived {
+                view.let_go(self.provisional(*number), held);
+            }
+            !arrived
+        });
+    }
+}
+
+impl From<PutError> for EngineError {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::Full => Self::Busy,
+            PutError::NoSpace => Self::NoSpace,
+            PutError::Failed(why) => Self::LedgerFailed(why),
+        }
+    }
+}

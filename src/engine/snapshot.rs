@@ -1,0 +1,183 @@
+//! All that is known here at some vector, for a node without history.
+//!
+//! A snapshot is not one moment's: each person is as known at some moment after the vector was taken. Merging is a join, so the events
+//! behind that vector, applied over it, lead to the same as all events would.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::ledger::{Head, Position};
+use crate::policy::event::LedgerEntry;
+use crate::policy::ids::{EventId, Identifier, OriginId};
+use crate::view::{Rebuilder, View};
+
+use super::codec;
+use super::error::EngineError;
+use super::token::Token;
+use super::{Engine, Inner};
+
+/// The most persons in one part.
+pub const PERSONS_PER_PART_MAX: usize = 512;
+/// A part is handed over once its persons have this many bytes.
+pub const PART_BYTES: usize = 256 * 1024;
+/// The most heads or entries in one part.
+pub const ITEMS_PER_PART_MAX: usize = 1_024;
+/// How long the view may be behind the ledger when a snapshot begins.
+const APPLIED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// One piece of a snapshot. Heads come first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The vector: all of it is in the snapshot.
+    Heads(Vec<(OriginId, Head)>),
+    /// Persons, each as the view encodes it.
+    Persons(Vec<(Identifier, Vec<u8>)>),
+    /// Templates and senders, as the ledger has them.
+    Entries(Vec<Vec<u8>>),
+}
+
+impl Engine {
+    /// Hands all that is known here to `each`, until it breaks. Blocking.
+    ///
+    /// # Errors
+    /// [`EngineError`]; what was handed over is of no use then.
+    pub fn snapshot(&self, mut each: impl FnMut(Part) -> ControlFlow<()>) -> Result<(), EngineError> {
+        let inner = &self.inner;
+        inner.serving()?;
+        if inner.is_behind() || inner.replica.is_damaged() {
+            return Err(EngineError::NotServing("damaged"));
+        }
+        let heads = inner.ledger()?.vector();
+        inner.await_applied(&heads)?;
+        for heads in heads.chunks(ITEMS_PER_PART_MAX) {
+            if each(Part::Heads(heads.to_vec())).is_break() {
+                return Ok(());
+            }
+        }
+        let (templates, senders) = inner.view.entries();
+        let templates = templates.iter().map(|entry| LedgerEntry::Template((**entry).clone()));
+        let senders = senders.iter().map(|entry| LedgerEntry::Sender((**entry).clone()));
+        let entries: Vec<Vec<u8>> =
+            templates.chain(senders).map(|entry| codec::encode_entry(&entry)).collect();
+        for entries in entries.chunks(ITEMS_PER_PART_MAX) {
+            if each(Part::Entries(entries.to_vec())).is_break() {
+                return Ok(());
+            }
+        }
+        let (mut persons, mut bytes) = (Vec::new(), 0);
+        for shard in 0..View::SHARDS {
+            let mut flow = ControlFlow::Continue(());
+            inner.view.each_of(shard, |who, mut person| {
+                // Places of this ledger, which mean nothing elsewhere.
+                person.trail.clear();
+                let encoded = person.encode_consent();
+                if encoded.is_empty() {
+                    return flow;
+                }
+                bytes += encoded.len();
+                persons.push((who, encoded));
+                if persons.len() >= PERSONS_PER_PART_MAX || bytes >= PART_BYTES {
+                    bytes = 0;
+                    flow = each(Part::Persons(std::mem::take(&mut persons)));
+                }
+                flow
+            })?;
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+        if !persons.is_empty() {
+            let _ = each(Part::Persons(persons));
+        }
+        Ok(())
+    }
+
+    /// Begins to take a snapshot of another node in. Until [`Loading::finish`] nothing is answered from the view.
+    ///
+    /// # Errors
+    /// When the view's disk fails.
+    pub fn load_snapshot(&self) -> Result<Loading, EngineError> {
+        Ok(Loading {
+            engine: self.clone(),
+            rebuilder: self.inner.view.rebuild()?,
+            heads: Vec::new(),
+            persons: 0,
+        })
+    }
+}
+
+impl Inner {
+    /// What the ledger holds may be on its way into the view.
+    fn await_applied(&self, heads: &[(OriginId, Head)]) -> Result<(), EngineError> {
+        let until = Instant::now() + APPLIED_WITHIN;
+        for (origin, head) in heads {
+            let last = Token(Some(EventId { origin: *origin, sequence: head.sequence }));
+            while !self.vector.reaches(last) {
+                if Instant::now() >= until {
+                    return Err(EngineError::Busy);
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A snapshot that is being taken in.
+pub struct Loading {
+    engine: Engine,
+    rebuilder: Rebuilder,
+    heads: Vec<(OriginId, Head)>,
+    persons: u64,
+}
+
+impl Loading {
+    /// Takes a part. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be read or the disk fails: begin again.
+    pub fn take(&mut self, part: Part) -> Result<(), EngineError> {
+        match part {
+            Part::Heads(heads) => self.heads.extend(heads),
+            Part::Persons(persons) => {
+                for (who, consent) in persons {
+                    self.rebuilder.person(&who, &consent)?;
+                    self.persons += 1;
+                }
+            }
+            Part::Entries(entries) => {
+                for entry in entries {
+                    match codec::decode_entry(&entry) {
+                        Ok(LedgerEntry::Template(entry)) => self.rebuilder.template(entry),
+                        Ok(LedgerEntry::Sender(entry)) => self.rebuilder.sender(entry),
+                        Ok(LedgerEntry::Consent(_) | LedgerEntry::Erasure { .. }) | Err(_) => {
+                            return Err(EngineError::field(
+                                "entries",
+                                "hold what is neither template nor sender",
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many persons were taken.
+    #[must_use]
+    pub fn persons(&self) -> u64 {
+        self.persons
+    }
+
+    /// Puts it in force. Blocking. With the vector that it is at.
+    ///
+    /// # Errors
+    /// When the disk fails: begin again.
+    pub fn finish(self) -> Result<Vec<(OriginId, Head)>, EngineError> {
+        let Self { engine, rebuilder, heads, .. } = self;
+        rebuilder.finish(Position::START, |_, _| {})?;
+        engine.in_force(&heads);
+        Ok(heads)
+    }
+}

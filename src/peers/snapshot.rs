@@ -1,0 +1,220 @@
+//! Snapshots: an anchor gives one, an edge takes it.
+
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::anchors::{Anchors, Client};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::snapshot::{Loading, Part};
+use crate::grpc::status::{ApiError, details_of};
+use crate::ledger::Head;
+use crate::pb::replication::v1 as pb;
+use crate::policy::ids::{Identifier, OriginId};
+use crate::replication::wire;
+use crate::view::PERSON_FORM_VERSION;
+
+/// How many parts wait on their way out, or in.
+const PARTS_WAITING_MAX: usize = 4;
+/// How long an anchor may be silent in the middle of a snapshot.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+/// The wait before the anchors are asked again; doubles up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+type Heads = Vec<(OriginId, Head)>;
+
+/// A snapshot on its way out.
+pub struct Parts {
+    parts: mpsc::Receiver<Result<pb::SnapshotResponse, Status>>,
+    /// Another may begin once this one has ended.
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Stream for Parts {
+    type Item = Result<pb::SnapshotResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.parts.poll_recv(context)
+    }
+}
+
+/// Gives a snapshot.
+pub fn give(engine: &Engine, turn: OwnedSemaphorePermit) -> Parts {
+    let (sender, parts) = mpsc::channel(PARTS_WAITING_MAX);
+    let engine = engine.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut persons = 0;
+        let given = engine.snapshot(|part| {
+            if let Part::Persons(all) = &part {
+                persons += all.len() as u64;
+            }
+            match sender.blocking_send(Ok(encode(part))) {
+                Ok(()) => ControlFlow::Continue(()),
+                // The edge has gone.
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        let last = match given {
+            Ok(()) => {
+                let end = pb::snapshot_response::Part::End(pb::SnapshotEnd { persons });
+                Ok(pb::SnapshotResponse { part: Some(end) })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a snapshot for an edge could not be finished");
+                Err(ApiError::from(error).into())
+            }
+        };
+        let _ = sender.blocking_send(last);
+    });
+    Parts { parts, _turn: turn }
+}
+
+fn encode(part: Part) -> pb::SnapshotResponse {
+    use pb::snapshot_response::Part as Wire;
+    let part = match part {
+        Part::Heads(heads) => Wire::Heads(pb::SnapshotHeads {
+            heads: heads.into_iter().map(|(origin, head)| wire::encode_head(origin, head)).collect(),
+        }),
+        Part::Persons(persons) => Wire::Persons(pb::SnapshotPersons {
+            persons: persons
+                .into_iter()
+                .map(|(who, consent)| pb::SnapshotPerson { identifier: who.0.to_vec(), consent })
+                .collect(),
+        }),
+        Part::Entries(payloads) => Wire::Entries(pb::SnapshotEntries { payloads }),
+    };
+    pb::SnapshotResponse { part: Some(part) }
+}
+
+/// Why no snapshot was got from an anchor.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("{0}")]
+    Call(#[from] Box<Status>),
+    #[error("it fell silent")]
+    Silent,
+    #[error("a part of it cannot be read")]
+    Malformed,
+    #[error("it ended early")]
+    Short,
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Asks the anchors until one gives a snapshot and it is in force, or none will ever: then all events are asked for. `None`: `stop` came first.
+pub async fn obtain(
+    engine: &Engine,
+    anchors: &Arc<Anchors>,
+    member: &pb::Membership,
+    stop: &CancellationToken,
+) -> Option<Heads> {
+    let obtaining = async {
+        let mut wait = RETRY;
+        loop {
+            anchors.look_up().await;
+            for (addr, client) in anchors.in_turn() {
+                match from(engine, addr, client, member.clone()).await {
+                    Ok(heads) => {
+                        anchors.answered(addr);
+                        return heads;
+                    }
+                    Err(Failed::Call(status))
+                        if details_of(&status).reason == ApiError::OtherForm.reason() =>
+                    {
+                        tracing::warn!(anchor = %addr, text = status.message(), "an anchor gives no snapshot; taking all events instead");
+                        match begin_empty(engine).await {
+                            Ok(()) => return Vec::new(),
+                            Err(error) => tracing::error!(%error, "the view cannot be begun"),
+                        }
+                    }
+                    Err(failed) => tracing::debug!(anchor = %addr, %failed, "no snapshot from an anchor"),
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => None,
+        heads = obtaining => Some(heads),
+    }
+}
+
+async fn begin_empty(engine: &Engine) -> Result<(), EngineError> {
+    let engine = engine.clone();
+    let begun = tokio::task::spawn_blocking(move || engine.load_snapshot()?.finish().map(drop));
+    begun.await.unwrap_or(Err(EngineError::Abandoned))
+}
+
+async fn from(
+    engine: &Engine,
+    addr: SocketAddr,
+    mut client: Client,
+    member: pb::Membership,
+) -> Result<Heads, Failed> {
+    let begun = Instant::now();
+    let request =
+        pb::SnapshotRequest { member: Some(member), person_form_version: PERSON_FORM_VERSION.into() };
+    let answer = tokio::time::timeout(SILENT_FOR, client.snapshot(request)).await;
+    let mut parts = answer.map_err(|_| Failed::Silent)?.map_err(Box::new)?.into_inner();
+    let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_WAITING_MAX);
+    let loading = engine.clone();
+    let loading = tokio::task::spawn_blocking(move || -> Result<Loading, EngineError> {
+        let mut loading = loading.load_snapshot()?;
+        while let Some(part) = receiver.blocking_recv() {
+            loading.take(part)?;
+        }
+        Ok(loading)
+    });
+    let wanted = loop {
+        let message = tokio::time::timeout(SILENT_FOR, parts.message()).await;
+        let message = message.map_err(|_| Failed::Silent)?.map_err(Box::new)?.ok_or(Failed::Short)?;
+        let part = match message.part.ok_or(Failed::Malformed)? {
+            pb::snapshot_response::Part::End(pb::SnapshotEnd { persons }) => break persons,
+            part => decode(part).ok_or(Failed::Malformed)?,
+        };
+        if sender.send(part).await.is_err() {
+            // The other side failed; it says why.
+            break 0;
+        }
+    };
+    drop(sender);
+    let loading = loading.await.unwrap_or(Err(EngineError::Abandoned))?;
+    if loading.persons() != wanted {
+        return Err(Failed::Short);
+    }
+    let finished = tokio::task::spawn_blocking(move || loading.finish()).await;
+    let heads = finished.unwrap_or(Err(EngineError::Abandoned))?;
+    let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(anchor = %addr, persons = wanted, origins = heads.len(), took_ms, "a snapshot is in force");
+    Ok(heads)
+}
+
+fn decode(part: pb::snapshot_response::Part) -> Option<Part> {
+    use pb::snapshot_response::Part as Wire;
+    Some(match part {
+        Wire::Heads(pb::SnapshotHeads { heads }) => {
+            Part::Heads(heads.into_iter().map(|head| wire::decode_head(head).ok()).collect::<Option<_>>()?)
+        }
+        Wire::Persons(pb::SnapshotPersons { persons }) => Part::Persons(
+            persons
+                .into_iter()
+                .map(|pb::SnapshotPerson { identifier, consent }| {
+                    Some((Identifier(identifier.try_into().ok()?), consent))
+                })
+                .collect::<Option<_>>()?,
+        ),
+        Wire::Entries(pb::SnapshotEntries { payloads }) => Part::Entries(payloads),
+        Wire::End(_) => return None,
+    })
+}
