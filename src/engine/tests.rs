@@ -13,15 +13,13 @@ use super::*;
 use crate::address::Address;
 use crate::clock::ManualClock;
 use crate::ledger::disk::RealDisk;
-use crate::policy::evidence::Evidence;
 use crate::policy::ids::{BusinessId, SenderId, TopicId};
 use crate::policy::recorder::Source;
 use crate::policy::report::{OptInReport, OptOutReport, Report};
 use crate::policy::rules::{RuleBook, Rules};
+use crate::policy::strategies::opt_in_by_form;
 use crate::policy::time::{MINUTE_MS, SECOND_MS, Timestamp};
-use crate::policy::types::{
-    Category, Channel, ConsentType, EvidenceGrade, OptInMethod, OptOutMethod, Reason, SendOutcome,
-};
+use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod, Reason, SendOutcome};
 use crate::{ledger, limits, view};
 
 const NOON: Timestamp = Timestamp(1_767_614_400_000);
@@ -98,18 +96,7 @@ impl Node {
         let report = OptInReport {
             channels: vec![Channel::Sms],
             topics: vec![offers()],
-            categories: Vec::new(),
-            method: Some(OptInMethod::PreferenceForm),
-            evidence: Evidence {
-                business_name: "Acme".into(),
-                message_types: vec!["offers".into()],
-                ..Evidence::default()
-            },
-            consent_type: ConsentType::Express,
-            supersedes: Vec::new(),
-            occurred: Some(self.clock.now()),
-            expire: None,
-            confirms: None,
+            ..opt_in_by_form(self.clock.now())
         };
         self.record("opt-in", Report::OptIn(report), Source::Caller).await;
     }
