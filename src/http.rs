@@ -36,7 +36,8 @@ struct Shown {
 }
 
 /// `/healthz`: 200 while the process should be left running. `/readyz`: 200 while it should be sent calls. Both name
-/// what stands in the way, as lines or, if asked for `application/json`, as JSON. `/metrics`: Prometheus text.
+/// what stands in the way, as lines or, if asked for `application/json`, as JSON; `/readyz` also remarks on what an operator should
+/// know, as lines that begin with `note:`. `/metrics`: Prometheus text.
 pub fn routes(readiness: Readiness, metrics: RenderMetrics) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
@@ -47,12 +48,13 @@ pub fn routes(readiness: Readiness, metrics: RenderMetrics) -> Router {
 
 async fn healthz(State(shown): State<Shown>, headers: HeaderMap) -> Response {
     let state = shown.readiness.now();
-    told(state.is_live(), "live", &state, &headers)
+    told(state.is_live(), "live", &state, Vec::new(), &headers)
 }
 
 async fn readyz(State(shown): State<Shown>, headers: HeaderMap) -> Response {
     let state = shown.readiness.now();
-    told(state.is_ready(), "ready", &state, &headers)
+    let remarks = state.remarks().map(|remark| remark.to_string()).collect();
+    told(state.is_ready(), "ready", &state, remarks, &headers)
 }
 
 async fn show_metrics(State(shown): State<Shown>) -> Response {
@@ -60,7 +62,7 @@ async fn show_metrics(State(shown): State<Shown>) -> Response {
     ([(header::CONTENT_TYPE, kind)], (shown.metrics)()).into_response()
 }
 
-fn told(yes: bool, word: &str, state: &ReadyState, headers: &HeaderMap) -> Response {
+fn told(yes: bool, word: &str, state: &ReadyState, remarks: Vec<String>, headers: &HeaderMap) -> Response {
     let code = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let obstacles: Vec<String> = state.obstacles().map(|obstacle| obstacle.to_string()).collect();
     let json = headers
@@ -68,12 +70,13 @@ fn told(yes: bool, word: &str, state: &ReadyState, headers: &HeaderMap) -> Respo
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("application/json"));
     if json {
-        let body = serde_json::json!({ word: yes, "obstacles": obstacles }).to_string();
+        let body = serde_json::json!({ word: yes, "obstacles": obstacles, "remarks": remarks }).to_string();
         let kind = HeaderValue::from_static("application/json");
         return (code, [(header::CONTENT_TYPE, kind)], body).into_response();
     }
     let head = if yes { word.to_owned() } else { format!("not {word}") };
-    let body = std::iter::once(head).chain(obstacles).collect::<Vec<_>>().join("\n") + "\n";
+    let remarks = remarks.into_iter().map(|remark| format!("note: {remark}"));
+    let body = std::iter::once(head).chain(obstacles).chain(remarks).collect::<Vec<_>>().join("\n") + "\n";
     (code, body).into_response()
 }
 
@@ -120,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::net::listen::BoundAddr;
-    use crate::readiness::Obstacle;
+    use crate::readiness::{Obstacle, Remark};
 
     struct Running {
         addr: std::net::SocketAddr,
@@ -164,6 +167,21 @@ mod tests {
         assert!(get(running.addr, "/healthz", "*/*").await.starts_with("HTTP/1.1 503"));
         let json = get(running.addr, "/readyz", "application/json").await;
         assert!(json.contains(r#""ready":false"#) && json.contains("synced to disk"), "{json}");
+        running.stop.cancel();
+        running.task.await.expect("ends");
+    }
+
+    #[tokio::test]
+    async fn remarks_are_shown_beside_a_ready_answer() {
+        let running = run();
+        running.readiness.clear(Obstacle::Starting);
+        running.readiness.remark([Remark::Unverified { origins: 2 }]);
+        let answer = get(running.addr, "/readyz", "*/*").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("\r\n\r\nready\nnote: records of 2 origin(s) do not verify"), "{answer}");
+        let json = get(running.addr, "/readyz", "application/json").await;
+        assert!(json.contains(r#""ready":true"#) && json.contains(r#""remarks":["records of 2"#), "{json}");
+        assert!(get(running.addr, "/healthz", "*/*").await.ends_with("\r\n\r\nlive\n"));
         running.stop.cancel();
         running.task.await.expect("ends");
     }

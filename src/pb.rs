@@ -4,45 +4,41 @@
 
 use std::fmt;
 
-/// `optgate.v1`: the public API.
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    rustdoc::all,
-    reason = "generated; the protos hold the comments"
-)]
-pub mod v1 {
-    tonic::include_proto!("optgate.v1");
+/// A module of generated types.
+macro_rules! generated {
+    ($(#[$about:meta])* $name:ident of $package:literal) => {
+        $(#[$about])*
+        #[allow(
+            missing_docs,
+            clippy::all,
+            clippy::pedantic,
+            rustdoc::all,
+            reason = "generated; the protos hold the comments"
+        )]
+        pub mod $name {
+            tonic::include_proto!($package);
+        }
+    };
+}
+
+generated! {
+    /// `optgate.v1`: the public API.
+    v1 of "optgate.v1"
 }
 
 /// `optgate.ledger`: what the ledger's records hold.
 pub mod ledger {
-    /// `optgate.ledger.v1`: the storage format. Only `engine::codec` knows it.
-    #[allow(
-        missing_docs,
-        clippy::all,
-        clippy::pedantic,
-        rustdoc::all,
-        reason = "generated; the protos hold the comments"
-    )]
-    pub mod v1 {
-        tonic::include_proto!("optgate.ledger.v1");
+    generated! {
+        /// `optgate.ledger.v1`: the storage format. Only `engine::codec` knows it.
+        v1 of "optgate.ledger.v1"
     }
 }
 
 /// `optgate.replication`: what optgates say to each other.
 pub mod replication {
-    /// `optgate.replication.v1`: one stream between two nodes. Only `replication::wire` knows it.
-    #[allow(
-        missing_docs,
-        clippy::all,
-        clippy::pedantic,
-        rustdoc::all,
-        reason = "generated; the protos hold the comments"
-    )]
-    pub mod v1 {
-        tonic::include_proto!("optgate.replication.v1");
+    generated! {
+        /// `optgate.replication.v1`: one stream between two nodes. Only `replication::wire` knows it.
+        v1 of "optgate.replication.v1"
     }
 }
 

@@ -15,6 +15,7 @@ mod carrier;
 mod dial;
 mod door;
 mod drive;
+mod figures;
 mod hands;
 mod link;
 mod snapshot;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 use crate::pb::replication::v1 as pb;
 use crate::readiness::{Obstacle, Readiness};
-use crate::replication::{PeerStatus, Settings};
+use crate::replication::{PeerStatus, Progress, Settings, Unverified};
 
 use anchors::Anchors;
 
@@ -55,8 +56,6 @@ pub struct PeerReport {
     pub status: PeerStatus,
     /// How long the stream has stood.
     pub connected: Duration,
-    /// How many milliseconds its clock is ahead of ours, as far as is known.
-    pub clock_off_ms: Option<i64>,
     /// Bytes of frames that came from it.
     pub received_bytes: u64,
     /// Bytes of frames that went to it.
@@ -64,14 +63,18 @@ pub struct PeerReport {
 }
 
 /// How the cluster looks from here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// Every peer that is connected.
     pub peers: Vec<PeerReport>,
     /// Per anchor, how old the state of it is that is applied here, in milliseconds.
     pub freshness_ms: Vec<(String, u64)>,
-    /// Events that anchors held when they connected and that are not applied here.
-    pub backlog_events: u64,
+    /// What peers sent of origins that does not verify.
+    pub unverified: Vec<Unverified>,
+    /// How far catching up has come.
+    pub progress: Progress,
+    /// How many other anchors have to be heard in full before this node has caught up.
+    pub anchors_wanted: usize,
     /// The last thing that went wrong with a peer, in words; empty: nothing yet.
     pub last_error: String,
 }

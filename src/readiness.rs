@@ -49,10 +49,39 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// What stands in the way at one moment.
+/// Something an operator should know of, though calls may be sent here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Remark {
+    /// Too little is known of a majority of the anchors.
+    Stale,
+    /// What peers sent of this many origins does not verify.
+    Unverified {
+        /// How many.
+        origins: usize,
+    },
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stale => f.write_str(
+                "too little is known of a majority of the anchors; what needs consent is denied unless `fail_open` names it",
+            ),
+            Self::Unverified { origins } => {
+                write!(
+                    f,
+                    "records of {origins} origin(s) do not verify; only their opt-outs hold; `optgate status` names them"
+                )
+            }
+        }
+    }
+}
+
+/// What stands in the way at one moment, and what is remarkable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     obstacles: BTreeSet<Obstacle>,
+    remarks: BTreeSet<Remark>,
 }
 
 impl State {
@@ -72,6 +101,11 @@ impl State {
     pub fn obstacles(&self) -> impl Iterator<Item = Obstacle> + '_ {
         self.obstacles.iter().copied()
     }
+
+    /// What should be known, and keeps nobody from sending calls here.
+    pub fn remarks(&self) -> impl Iterator<Item = Remark> + '_ {
+        self.remarks.iter().copied()
+    }
 }
 
 /// The shared state: cheap to clone, one for the whole process.
@@ -90,7 +124,12 @@ impl Readiness {
     /// Not ready, since [`Obstacle::Starting`] stands.
     #[must_use]
     pub fn starting() -> Self {
-        Self { state: watch::Sender::new(State { obstacles: BTreeSet::from([Obstacle::Starting]) }) }
+        Self {
+            state: watch::Sender::new(State {
+                obstacles: BTreeSet::from([Obstacle::Starting]),
+                remarks: BTreeSet::new(),
+            }),
+        }
     }
 
     /// Raises an obstacle. Raising it twice changes nothing.
@@ -103,6 +142,16 @@ impl Readiness {
         if !obstacle.is_fatal() {
             self.state.send_if_modified(|state| state.obstacles.remove(&obstacle));
         }
+    }
+
+    /// Sets what is remarkable, in place of what was.
+    pub fn remark(&self, remarks: impl IntoIterator<Item = Remark>) {
+        let remarks = remarks.into_iter().collect();
+        self.state.send_if_modified(|state| {
+            state.remarks = remarks;
+            // Watchers wait for readiness, which this does not change.
+            false
+        });
     }
 
     /// The state now.
@@ -141,6 +190,22 @@ mod tests {
         readiness.clear(Obstacle::LedgerFailed);
         assert!(!readiness.now().is_live());
         assert!(!readiness.now().is_ready());
+    }
+
+    #[test]
+    fn a_remark_stands_in_nobodys_way_and_wakes_nobody() {
+        let readiness = Readiness::starting();
+        readiness.clear(Obstacle::Starting);
+        let watch = readiness.watch();
+        readiness.remark([Remark::Unverified { origins: 2 }, Remark::Stale]);
+        assert!(!watch.has_changed().expect("the sender lives"));
+        assert!(readiness.now().is_ready() && readiness.now().is_live());
+        assert_eq!(
+            readiness.now().remarks().collect::<Vec<_>>(),
+            [Remark::Stale, Remark::Unverified { origins: 2 }]
+        );
+        readiness.remark([]);
+        assert_eq!(readiness.now().remarks().count(), 0);
     }
 
     #[test]

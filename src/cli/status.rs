@@ -83,16 +83,27 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
 }
 
 fn tell_replication(lines: &mut Lines, replication: &v1::ReplicationStatus) {
-    let v1::ReplicationStatus { stale, catching_up, backlog_events, members, last_error, peers, anchors } =
-        replication;
+    let v1::ReplicationStatus {
+        stale,
+        catching_up,
+        backlog_events,
+        members,
+        last_error,
+        peers,
+        anchors,
+        unverified_origins,
+        anchors_heard,
+        anchors_wanted,
+    } = replication;
     let state = match (catching_up, stale) {
         (true, _) => "catching up: everything is denied",
         (false, true) => "stale: too little is known of a majority of the anchors",
         (false, false) => "fresh",
     };
     lines.row("replica", state);
-    if *backlog_events > 0 {
-        lines.row("backlog", text::count(*backlog_events, "event"));
+    if *backlog_events > 0 || *catching_up {
+        let missing = text::count(*backlog_events, "event");
+        lines.row("backlog", format!("{missing}; {anchors_heard} of {anchors_wanted} anchors heard in full"));
     }
     lines.row("members", members.to_string());
     for peer in peers {
@@ -101,6 +112,14 @@ fn tell_replication(lines: &mut Lines, replication: &v1::ReplicationStatus) {
     for v1::AnchorFreshness { anchor, age } in anchors {
         let age = age.as_ref().map(text::seconds).unwrap_or_default();
         lines.row("anchor", format!("{anchor} as it was {age} ago"));
+    }
+    for v1::UnverifiedOrigin { origin, sequence, instance, kept_up_to } in unverified_origins {
+        let kept =
+            if *kept_up_to > 0 { format!("kept up to {kept_up_to}") } else { "not kept yet".to_owned() };
+        lines.row(
+            "does not verify",
+            format!("origin {origin} from {sequence} on, as {instance} sends it; opt-outs are {kept}"),
+        );
     }
     lines.row("last peer error", last_error);
 }
@@ -115,14 +134,28 @@ fn tell_peer(peer: &v1::PeerStatus) -> String {
         received_bytes,
         sent_bytes,
         clock_ahead,
+        anchor,
+        lag,
+        peer_lag_events,
+        last_error,
     } = peer;
     let role = if *role == i32::from(v1::PeerRole::Edge) { "edge" } else { "anchor" };
     let mut told = format!("{role} {instance}");
+    if !anchor.is_empty() && anchor != instance {
+        told.push_str(&format!(" ({})", anchor));
+    }
     if let Some(connected) = connected {
         told.push_str(&format!(", connected for {}", text::seconds(connected)));
     }
     if *lag_events > 0 {
         told.push_str(&format!(", {} ahead of us", text::count(*lag_events, "event")));
+    }
+    if *peer_lag_events > 0 {
+        told.push_str(&format!(", {} behind us", text::count(*peer_lag_events, "event")));
+    }
+    match lag {
+        Some(lag) => told.push_str(&format!(", known as it was {} ago", text::seconds(lag))),
+        None => told.push_str(", not known in full yet"),
     }
     if *waiting_bytes > 0 {
         told.push_str(&format!(", {} on the way to it", text::bytes(*waiting_bytes)));
@@ -130,6 +163,9 @@ fn tell_peer(peer: &v1::PeerStatus) -> String {
     told.push_str(&format!(", {} in, {} out", text::bytes(*received_bytes), text::bytes(*sent_bytes)));
     if let Some(ahead) = clock_ahead {
         told.push_str(&format!(", clock {} ahead", text::seconds(ahead)));
+    }
+    if !last_error.is_empty() {
+        told.push_str(&format!("; its last stream ended: {}", last_error));
     }
     told
 }
@@ -168,6 +204,47 @@ fn tell_ledger(lines: &mut Lines, ledger: &v1::LedgerStatus) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peers_are_shown_with_what_each_lacks() {
+        let peer = v1::PeerStatus {
+            instance: "02".repeat(16),
+            anchor: "two".into(),
+            role: v1::PeerRole::Anchor.into(),
+            lag_events: 1,
+            peer_lag_events: 4,
+            lag: Some(prost_types::Duration { seconds: 1, nanos: 250_000_000 }),
+            last_error: "the peer\u{1b}[2J closed it".into(),
+            ..Default::default()
+        };
+        let unverified = v1::UnverifiedOrigin {
+            origin: "09".repeat(16),
+            sequence: 8,
+            instance: "02".repeat(16),
+            kept_up_to: 7,
+        };
+        let told = readable(&v1::GetStatusResponse {
+            replication: Some(v1::ReplicationStatus {
+                catching_up: true,
+                backlog_events: 12,
+                anchors_heard: 1,
+                anchors_wanted: 2,
+                peers: vec![peer],
+                unverified_origins: vec![unverified],
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        for expected in [
+            "12 events; 1 of 2 anchors heard in full",
+            "(two), 1 event ahead of us, 4 events behind us, known as it was 1.25s ago",
+            "its last stream ended: the peer [2J closed it",
+            "from 8 on, as 0202",
+            "opt-outs are kept up to 7",
+        ] {
+            assert!(told.contains(expected), "{expected} in {told}");
+        }
+    }
 
     #[test]
     fn what_is_wrong_is_seen() {

@@ -4,23 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::address::{self, Address, AddressFault, AddressKind};
+use crate::address::{Address, AddressFault, AddressKind};
 use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode, Receipt};
-use crate::policy::check::{self, Content, Facts, Send, Verdict, Violation};
-use crate::policy::event::TemplateEntry;
+use crate::policy::check::{Verdict, Violation};
 use crate::policy::ids::{EventId, Identifier, TopicId};
-use crate::policy::rules::{ChannelLimits, FrequencyCap, Rules};
+use crate::policy::rules::{FrequencyCap, Rules};
 use crate::policy::standing::Known;
 use crate::policy::time::Timestamp;
-use crate::policy::types::{Category, Channel, Quality, Reason};
+use crate::policy::types::{Category, Channel, Reason};
 use crate::view::{Person, Touched};
 
-use super::book::{Book, normal_language};
+use super::book::Book;
 use super::decision::{self, Decided, Sealing};
 use super::error::EngineError;
 use super::people::{self, Identity, Others};
 use super::token::Token;
 use super::{Engine, Inner, Phase};
+
+mod context;
+
+use context::Context;
 
 /// Whether a check consumes limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,6 +251,15 @@ impl Inner {
         Ok(self.answer_check(request, book, &identity, &context, judged, now))
     }
 
+    /// A name for a decision, unlike any other of this or another run.
+    fn serial(&self) -> [u8; 16] {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let mut name = [0; 16];
+        name[..8].copy_from_slice(&serial.to_le_bytes());
+        name[8..].copy_from_slice(&self.run);
+        name
+    }
+
     /// Judges under the person's lock, so that asking and consuming are one step.
     fn judge(
         &self,
@@ -464,157 +476,5 @@ pub const fn reaches(channel: Channel, kind: AddressKind) -> bool {
         Channel::Whatsapp => matches!(kind, AddressKind::Phone | AddressKind::WhatsappUserId),
         Channel::Sms | Channel::Voice => matches!(kind, AddressKind::Phone),
         Channel::Email => matches!(kind, AddressKind::Email),
-    }
-}
-
-/// What a check needs besides the person.
-struct Context {
-    template: Option<Arc<TemplateEntry>>,
-    template_key: Option<(String, String)>,
-    sender: Option<Arc<crate::policy::event::SenderEntry>>,
-    quality: Quality,
-    region: Option<[u8; 2]>,
-    zones: Zones,
-    limits: ChannelLimits,
-    portfolio_recipient: [u8; 16],
-    stale: bool,
-    unseen_write: bool,
-}
-
-enum Zones {
-    One(jiff::tz::TimeZone),
-    Candidates(&'static [jiff::tz::TimeZone]),
-    Unknown,
-}
-
-impl Zones {
-    fn of(request: &CheckRequest, rules: &Rules, address: &Address) -> Self {
-        // Only quiet hours ask for zones.
-        if rules.quiet_hours.is_empty() {
-            return Self::Unknown;
-        }
-        if let Some(zone) = &request.time_zone {
-            return Self::One(zone.clone());
-        }
-        let candidates = address::zones(address).resolved();
-        if !candidates.is_empty() {
-            return Self::Candidates(candidates);
-        }
-        let default = rules.default_time_zone.as_deref().and_then(|name| address::resolve_zone(name).ok());
-        default.map_or(Self::Unknown, Self::One)
-    }
-
-    const fn as_slice(&self) -> &[jiff::tz::TimeZone] {
-        match self {
-            Self::One(zone) => std::slice::from_ref(zone),
-            Self::Candidates(zones) => zones,
-            Self::Unknown => &[],
-        }
-    }
-}
-
-impl Context {
-    fn of(
-        inner: &Inner,
-        request: &CheckRequest,
-        rules: &Rules,
-        book: &Book,
-        address: &Address,
-        identity: &Identity,
-    ) -> Self {
-        // Before anything is read: what is read later may only be newer.
-        let unseen_write = request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token));
-        let business = request.business.as_str();
-        let template_key = match &request.content {
-            RequestedContent::Template { name, language } => Some((name.clone(), normal_language(language))),
-            RequestedContent::Message { .. } => None,
-        };
-        let template = template_key.as_ref().and_then(|(name, language)| {
-            inner
-                .view
-                .template(business, name, language)
-                .or_else(|| book.seed(business, name, language).cloned())
-        });
-        let limits = rules.limits.get(&request.channel).copied().unwrap_or_default();
-        let asks_region = !rules.region_blocks.is_empty();
-        Self {
-            template,
-            template_key,
-            sender: inner.view.sender(business, &request.sender),
-            quality: if limits.business_per_hour.is_some() {
-                inner.worst_quality(business)
-            } else {
-                Quality::Unknown
-            },
-            region: if asks_region { address::region(address).map(|region| region.0) } else { None },
-            zones: Zones::of(request, rules, address),
-            limits,
-            portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
-            stale: inner.replica.is_stale(),
-            unseen_write,
-        }
-    }
-
-    fn verdict(
-        &self,
-        request: &CheckRequest,
-        rules: &Rules,
-        person: &Person,
-        others: &[Known<'_>],
-        now: Timestamp,
-    ) -> Verdict {
-        let content = match &request.content {
-            RequestedContent::Template { .. } => Content::Template,
-            RequestedContent::Message { category, topic } => {
-                Content::Message { category: *category, topic: topic.as_ref() }
-            }
-        };
-        let send = Send {
-            sender: &request.sender,
-            channel: request.channel,
-            content,
-            about: request.about,
-            explain: request.explain,
-        };
-        let facts = Facts {
-            own: &person.record,
-            usage: &person.usage,
-            others,
-            template: self.template.as_deref(),
-            sender: self.sender.as_deref(),
-            region: self.region,
-            zones: self.zones.as_slice(),
-            stale: self.stale,
-            unseen_write: self.unseen_write,
-        };
-        check::check(&send, &facts, rules, now)
-    }
-}
-
-impl Inner {
-    /// The person as every business of the portfolio knows them.
-    fn portfolio_recipient(&self, rules: &Rules, address: &Address, own: &Identifier) -> [u8; 16] {
-        match rules.portfolio.as_deref() {
-            Some(portfolio) => {
-                self.key.mac16("portfolio", &[portfolio.as_bytes(), address.as_str().as_bytes()])
-            }
-            // A business that is alone needs no second name for the person.
-            None => decision::of_business(own),
-        }
-    }
-
-    /// The worst quality among the senders of `business`.
-    fn worst_quality(&self, business: &str) -> Quality {
-        let senders = self.view.senders(business);
-        senders.iter().map(|sender| sender.quality).max().unwrap_or(Quality::Unknown)
-    }
-
-    /// A name for a decision, unlike any other of this or another run.
-    fn serial(&self) -> [u8; 16] {
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let mut name = [0; 16];
-        name[..8].copy_from_slice(&serial.to_le_bytes());
-        name[8..].copy_from_slice(&self.run);
-        name
     }
 }

@@ -25,13 +25,13 @@ use super::{Engine, Inner};
 pub struct SendReport {
     /// The decision's id; empty where the send was never checked.
     pub decision_id: String,
-    /// The business, where there is no decision.
+    /// The business, where there is no decision that can be opened.
     pub business: Option<BusinessId>,
-    /// The sender, where there is no decision.
+    /// The sender, where there is no decision that can be opened.
     pub sender: Option<SenderId>,
-    /// The person, where there is no decision.
+    /// The person, where there is no decision that can be opened.
     pub recipient: Option<Address>,
-    /// The channel, where there is no decision.
+    /// The channel, where there is no decision that can be opened.
     pub channel: Channel,
     /// What became of it.
     pub outcome: SendOutcome,
@@ -99,32 +99,52 @@ impl Inner {
     }
 
     fn about(&self, report: &SendReport) -> Result<About, EngineError> {
-        if !report.decision_id.is_empty() {
-            let decision = Decision::open(&self.key, &report.decision_id)
-                .map_err(|fault| EngineError::field("decision_id", fault.to_string()))?;
-            let business = BusinessId::new(&decision.business)
-                .map_err(|fault| EngineError::field("decision_id", fault.to_string()))?;
-            return Ok(About {
-                business,
-                sender: SenderId::new(&decision.sender).ok(),
-                channel: decision.channel,
-                recipient: decision.recipient,
-                decision: Some(decision),
-            });
-        }
-        let (Some(business), Some(recipient)) = (&report.business, &report.recipient) else {
-            return Err(EngineError::field(
-                "decision_id",
-                "give the decision's id, or `business_id`, `sender_id` and `recipient` of a send that was not checked",
-            ));
+        let unreadable = if report.decision_id.is_empty() {
+            None
+        } else {
+            match self.about_decision(&report.decision_id) {
+                Ok(about) => return Ok(about),
+                Err(fault) => Some(fault),
+            }
         };
+        let (Some(business), Some(sender), Some(recipient)) =
+            (&report.business, &report.sender, &report.recipient)
+        else {
+            return Err(unreadable.unwrap_or_else(|| {
+                EngineError::field(
+                    "decision_id",
+                    "give the decision's id, or `business_id`, `sender_id` and `recipient` of a send that was not checked",
+                )
+            }));
+        };
+        if unreadable.is_some() {
+            // Refusing it would lose an opt-out that the provider tells of only once.
+            tracing::warn!(
+                business = business.as_str(),
+                "a report's decision cannot be opened; it is taken as of a send that was not checked"
+            );
+        }
         let identity = Identity::of(&self.key, business.as_str(), recipient);
         Ok(About {
             business: business.clone(),
-            sender: report.sender.clone(),
+            sender: Some(sender.clone()),
             channel: report.channel,
             recipient: identity.own,
             decision: None,
+        })
+    }
+
+    fn about_decision(&self, id: &str) -> Result<About, EngineError> {
+        let decision = Decision::open(&self.key, id)
+            .map_err(|fault| EngineError::field("decision_id", fault.to_string()))?;
+        let business = BusinessId::new(&decision.business)
+            .map_err(|fault| EngineError::field("decision_id", fault.to_string()))?;
+        Ok(About {
+            business,
+            sender: SenderId::new(&decision.sender).ok(),
+            channel: decision.channel,
+            recipient: decision.recipient,
+            decision: Some(decision),
         })
     }
 

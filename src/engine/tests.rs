@@ -6,21 +6,20 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::decision::NoSink;
+use super::feedback::SendReport;
 use super::record::RecordRequest;
 use super::start::{Parts, Storage};
 use super::*;
 use crate::address::Address;
 use crate::clock::ManualClock;
 use crate::ledger::disk::RealDisk;
-use crate::policy::evidence::Evidence;
-use crate::policy::ids::{BusinessId, TopicId};
+use crate::policy::ids::{BusinessId, SenderId, TopicId};
 use crate::policy::recorder::Source;
 use crate::policy::report::{OptInReport, OptOutReport, Report};
 use crate::policy::rules::{RuleBook, Rules};
+use crate::policy::strategies::opt_in_by_form;
 use crate::policy::time::{MINUTE_MS, SECOND_MS, Timestamp};
-use crate::policy::types::{
-    Category, Channel, ConsentType, EvidenceGrade, OptInMethod, OptOutMethod, Reason,
-};
+use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod, Reason, SendOutcome};
 use crate::{ledger, limits, view};
 
 const NOON: Timestamp = Timestamp(1_767_614_400_000);
@@ -99,18 +98,7 @@ impl Node {
         let report = OptInReport {
             channels: vec![Channel::Sms],
             topics: vec![offers()],
-            categories: Vec::new(),
-            method: Some(OptInMethod::PreferenceForm),
-            evidence: Evidence {
-                business_name: "Acme".into(),
-                message_types: vec!["offers".into()],
-                ..Evidence::default()
-            },
-            consent_type: ConsentType::Express,
-            supersedes: Vec::new(),
-            occurred: Some(self.clock.now()),
-            expire: None,
-            confirms: None,
+            ..opt_in_by_form(self.clock.now())
         };
         self.record("opt-in", Report::OptIn(report), Source::Caller).await;
     }
@@ -172,6 +160,36 @@ async fn a_repeated_check_is_judged_anew() {
     node.clock.advance_ms(SECOND_MS);
     node.opts_out(node.clock.now(), Source::Caller).await;
     assert_eq!(node.denies("a"), Some(Reason::OptedOut));
+}
+
+/// A decision may be of a key long gone; that the person stopped marketing is true all the same.
+#[tokio::test]
+async fn a_report_whose_decision_cannot_be_read_is_taken_by_what_else_it_says() {
+    let node = Node::open(Replica::alone());
+    let stopped = SendReport {
+        decision_id: "of-another-key".to_owned(),
+        business: Some(BusinessId::new("acme").unwrap()),
+        sender: Some(SenderId::new("Acme").unwrap()),
+        recipient: Some(person()),
+        channel: Channel::Whatsapp,
+        outcome: SendOutcome::Failed,
+        error_code: "131050".to_owned(),
+        message_id: String::new(),
+        instructions_included: false,
+        occurred: None,
+    };
+    for lacks in [
+        SendReport { business: None, ..stopped.clone() },
+        SendReport { sender: None, ..stopped.clone() },
+        SendReport { recipient: None, ..stopped.clone() },
+    ] {
+        let refused = node.engine.report_send(lacks).await;
+        assert!(matches!(refused, Err(EngineError::Invalid { .. })), "{refused:?}");
+    }
+    let answer = node.engine.report_send(stopped).await.unwrap();
+    assert_eq!(answer.events.len(), 1);
+    let view = node.engine.consent("acme", &person(), &[], None).unwrap();
+    assert_eq!(view.person.record.preferences.len(), 1);
 }
 
 /// The opt-out comes a minute after the opt-in, from where the clock is 20 minutes late.

@@ -93,8 +93,9 @@ pub(super) const CHECK: Duration = Duration::from_millis(250);
 /// How long a write may take: two disks' syncs and a network between them, many times over.
 pub(super) const WRITE: Duration = Duration::from_secs(2);
 /// A thousand checks of recipients that are in no cache, behind as many others as may run at once.
-const BATCH: Option<Duration> = Some(Duration::from_secs(2));
-const READ: Option<Duration> = Some(Duration::from_secs(2));
+pub(super) const BATCH: Duration = Duration::from_secs(2);
+/// How long a read may take.
+pub(super) const READ: Duration = Duration::from_secs(2);
 /// Overwrites every blob of a person, each with its sync.
 const ERASE: Option<Duration> = Some(Duration::from_secs(30));
 
@@ -133,13 +134,13 @@ methods! {
     Send "optgate.v1.SendService" {
         "CheckSend" Checks Some(CHECK);
         "ReportSend" Records Some(WRITE);
-        "BatchCheckSend" Batches BATCH;
+        "BatchCheckSend" Batches Some(BATCH);
     }
     Consent "optgate.v1.ConsentService" {
         "RecordConsent" Records Some(WRITE);
-        "GetConsent" Reads READ;
-        "ListConsentEvents" Reads READ;
-        "GetRecipientRefs" Reads READ;
+        "GetConsent" Reads Some(READ);
+        "ListConsentEvents" Reads Some(READ);
+        "GetRecipientRefs" Reads Some(READ);
         "ImportConsents" Streams None;
         "ExportConsentEvents" Streams None;
         "WatchConsents" Streams None;
@@ -150,10 +151,10 @@ methods! {
     }
     Admin "optgate.v1.AdminService" {
         "PutTemplate" InboundAndAdmin Some(WRITE);
-        "ListTemplates" InboundAndAdmin READ;
+        "ListTemplates" InboundAndAdmin Some(READ);
         "PutSenderState" InboundAndAdmin Some(WRITE);
-        "ListSenderStates" InboundAndAdmin READ;
-        "GetStatus" InboundAndAdmin READ;
+        "ListSenderStates" InboundAndAdmin Some(READ);
+        "GetStatus" InboundAndAdmin Some(READ);
         "VerifyLedger" Streams None;
     }
 }

@@ -9,7 +9,10 @@ pub mod stream;
 
 use std::time::{Duration, Instant};
 
-use crate::engine::EngineError;
+use tonic::metadata::MetadataMap;
+
+use crate::engine::token::Token;
+use crate::engine::{Engine, EngineError};
 use crate::policy::consent::Mark;
 
 use super::convert::{pb_event_id, pb_timestamp, record::field_fault};
@@ -18,13 +21,30 @@ use super::stack::asked_deadline;
 use super::status::ApiError;
 use crate::pb::v1;
 
-/// What remains of a call's time to say that other disks were not reached.
+/// What a call needs of its time to answer once it has waited.
 const ANSWER_BEFORE: Duration = Duration::from_millis(50);
 
 /// Until when a call that arrives now may wait for other disks: shortly before its deadline.
-fn replicated_until(metadata: &tonic::metadata::MetadataMap) -> Instant {
+fn replicated_until(metadata: &MetadataMap) -> Instant {
     let asked = asked_deadline(metadata.as_ref());
     Instant::now() + asked.map_or(WRITE, |asked| asked.min(WRITE)).saturating_sub(ANSWER_BEFORE)
+}
+
+/// How long a call may wait for what it asks to be known: it may take `most`, unless its caller asks for less, and needs `to_answer` of
+/// that itself.
+fn wait_within(metadata: &MetadataMap, most: Duration, to_answer: Duration) -> Duration {
+    asked_deadline(metadata.as_ref()).map_or(most, |asked| asked.min(most)).saturating_sub(to_answer)
+}
+
+/// Waits until everything that `tokens` names is known here, but not longer than `within` in all.
+async fn wait_for_all(engine: &Engine, tokens: impl IntoIterator<Item = Token>, within: Duration) {
+    let until = Instant::now() + within;
+    // One after the other is as good as all at once: none is reached sooner by being waited for.
+    for token in tokens {
+        if !engine.knows(token) {
+            engine.wait_for(token, until.saturating_duration_since(Instant::now())).await;
+        }
+    }
 }
 
 /// The engine's errors as the API's.

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::carrier::Streams;
+use super::figures::Figures;
 use super::hands::{self, Storing};
 use super::link::Links;
 use super::{Config, Driver, PeerReport, Report};
@@ -18,7 +19,7 @@ use crate::engine::Engine;
 use crate::ledger::{Head, Relayed};
 use crate::policy::ids::OriginId;
 use crate::readiness::{Obstacle, Readiness};
-use crate::replication::frame::{Events, Instance, Refusal, Role};
+use crate::replication::frame::{Events, Instance, Refusal};
 use crate::replication::vector::Heads;
 use crate::replication::{
     Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now, StoreOutcome, StoreRefusal,
@@ -66,7 +67,6 @@ impl Shared {
                 let (received_bytes, sent_bytes) = self.links.bytes(status.link);
                 PeerReport {
                     connected: Duration::from_millis(now.since_ms(status.since)),
-                    clock_off_ms: status.clock_off_ms,
                     received_bytes,
                     sent_bytes,
                     status,
@@ -76,7 +76,9 @@ impl Shared {
         Report {
             peers,
             freshness_ms: machine.freshness(now).into_iter().collect(),
-            backlog_events: machine.progress().backlog_events,
+            unverified: machine.unverified_origins(),
+            progress: machine.progress(),
+            anchors_wanted: machine.others_wanted(),
             last_error: self.last_error.lock().clone(),
         }
     }
@@ -107,6 +109,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         refused: Vec::new(),
         backlog_since: Some(now().mono),
         clocks: HashMap::new(),
+        figures: Figures::new(config.machine.peers_max),
         config,
     };
     node.readiness.raise(Obstacle::CatchingUp);
@@ -158,6 +161,7 @@ struct Node {
     backlog_since: Option<Mono>,
     /// By how many milliseconds each peer's clock was off when it was last measured.
     clocks: HashMap<Instance, u64>,
+    figures: Figures,
 }
 
 impl Node {
@@ -221,19 +225,8 @@ impl Node {
         let replica = self.engine.replica();
         let machine = self.shared.machine.lock();
         let mono = now().mono;
-        let itself = usize::from(self.config.machine.role == Role::Anchor);
-        let others = self.config.machine.majority().saturating_sub(itself);
-        let mut ages: Vec<u64> = machine.freshness(mono).into_values().collect();
-        ages.sort_unstable();
         let staleness_ms = u64::try_from(self.config.max_staleness.as_millis()).unwrap_or(u64::MAX);
-        let fresh_until_ms = match others.checked_sub(1) {
-            None => u64::MAX,
-            Some(last) => ages.get(last).map_or(0, |age| {
-                // The moment the oldest needed ping left, and what may pass since.
-                mono.0.saturating_sub(*age).saturating_add(staleness_ms)
-            }),
-        };
-        replica.set_fresh_until_ms(fresh_until_ms);
+        replica.set_fresh_until_ms(machine.fresh_until(mono, staleness_ms).map_or(u64::MAX, |until| until.0));
         replica.set_members(machine.members());
         for (instance, off_ms) in machine.clocks_off_ms() {
             if self.clocks.len() >= CLOCKS_MAX && !self.clocks.contains_key(&instance) {
@@ -245,8 +238,12 @@ impl Node {
         replica.set_clocks_apart_ms(self.clocks.values().copied().max().unwrap_or(u64::MAX));
 
         let behind = !machine.is_caught_up();
-        let unheard = machine.progress().anchors < others;
+        let unheard = machine.progress().anchors < machine.others_wanted();
+        let remarks = self.figures.show(&machine, replica.is_stale(), mono);
         drop(machine);
+        if let Some(remarks) = remarks {
+            self.readiness.remark(remarks);
+        }
         let starting = replica.is_catching_up() && self.backlog_since.is_some();
         if behind || (starting && unheard) {
             self.backlog_since.get_or_insert(mono);
@@ -303,15 +300,12 @@ impl Node {
                 );
             }
             Note::Unverified { origin, sequence, instance } => {
-                metrics::counter!("optgate_peer_records_unverified_total").increment(1);
                 tracing::error!(%origin, sequence, peer = %instance, "a peer's records do not verify; their opt-outs are kept, the origin is taken from elsewhere");
             }
             Note::NeverWritten { origin, sequence, instance } => {
-                metrics::counter!("optgate_peer_forks_total").increment(1);
                 tracing::error!(%origin, sequence, peer = %instance, "a peer holds events of this run that it never wrote; find out who did");
             }
             Note::Forked { origin, sequence, .. } => {
-                metrics::counter!("optgate_peer_forks_total").increment(1);
                 tracing::error!(%origin, sequence, "one event has two hashes: two stores wrote as one origin; find out which");
             }
         }

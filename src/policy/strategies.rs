@@ -1,4 +1,5 @@
-//! Arbitrary events for property tests: every shape that the types allow, small pools where meetings matter.
+//! Arbitrary events for property tests: every shape that the types allow, small pools where meetings matter. And what several tests
+//! say of the same person.
 
 use proptest::collection::vec;
 use proptest::option::of;
@@ -12,11 +13,32 @@ use super::event::{
 };
 use super::evidence::{Evidence, ImportSource, Personal};
 use super::ids::{BusinessId, EventId, Identifier, OriginId, SenderId, TopicId};
+use super::report::OptInReport;
 use super::time::Timestamp;
 use super::types::{
     Category, Channel, ConsentType, EvidenceGrade, InvalidateCause, OptInMethod, OptOutMethod, Purpose,
     Quality, Scope, SenderStatus, TemplateStatus,
 };
+
+/// What a form says of an opt-in to offers at `occurred`; where and to what is the caller's to fill in.
+pub(crate) fn opt_in_by_form(occurred: Timestamp) -> OptInReport {
+    OptInReport {
+        channels: Vec::new(),
+        topics: Vec::new(),
+        categories: Vec::new(),
+        method: Some(OptInMethod::PreferenceForm),
+        evidence: Evidence {
+            business_name: "Acme".into(),
+            message_types: vec!["offers".into()],
+            ..Evidence::default()
+        },
+        consent_type: ConsentType::Express,
+        supersedes: Vec::new(),
+        occurred: Some(occurred),
+        expire: None,
+        confirms: None,
+    }
+}
 
 /// Few origins, so that events of one origin meet.
 pub(crate) fn origin() -> impl Strategy<Value = OriginId> {

@@ -163,6 +163,9 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
         set("optgate_outbox_bytes", waiting.bytes as f64);
     }
     set("optgate_view_behind", truth(engine.is_behind()));
+    set("optgate_stale", truth(engine.replica().is_stale()));
+    set("optgate_catching_up", truth(engine.replica().is_catching_up()));
+    set("optgate_members", f64::from(engine.replica().members()));
     for table in engine.limiter().usage() {
         metrics::gauge!("optgate_limit_table_entries", "table" => table.table).set(table.used as f64);
         metrics::gauge!("optgate_limit_table_max", "table" => table.table).set(table.max as f64);
@@ -197,8 +200,73 @@ fn describe() {
         "optgate_view_behind",
         "1 when the view lacks an event; nothing is allowed then"
     );
+    metrics::describe_gauge!(
+        "optgate_stale",
+        "1 while too little is known of a majority of the anchors, or the ledger lacks a stretch"
+    );
+    metrics::describe_gauge!(
+        "optgate_catching_up",
+        "1 while what the anchors held at the start is not applied here"
+    );
+    metrics::describe_gauge!("optgate_members", "Nodes that share rates, this one included");
     metrics::describe_gauge!("optgate_limit_table_entries", "Entries of the limits' tables");
     metrics::describe_gauge!("optgate_limit_table_max", "Entries the limits' tables may have");
+}
+
+/// The text that goes with the metrics of peers, which only nodes among others have.
+pub fn describe_peers() {
+    metrics::describe_gauge!("optgate_peers_connected", "Peers that are connected");
+    metrics::describe_gauge!("optgate_peer_connected", "1 while this peer is connected, by peer");
+    metrics::describe_gauge!(
+        "optgate_peer_lag_events",
+        "Events that the peer holds and this node lacks, by peer; NaN while it is not connected"
+    );
+    metrics::describe_gauge!(
+        "optgate_peer_lag_seconds",
+        "How long ago all that the peer held was known to be applied here, by peer; NaN until it is known"
+    );
+    metrics::describe_gauge!(
+        "optgate_peer_unsent_events",
+        "Events of this node that the peer is not known to hold, by peer; NaN while it is not connected"
+    );
+    metrics::describe_gauge!(
+        "optgate_peer_backlog_events",
+        "Events that anchors held when they connected and that are not applied here"
+    );
+    metrics::describe_gauge!(
+        "optgate_peer_unverified_origins",
+        "Origins of which a peer sends what does not verify"
+    );
+    metrics::describe_gauge!(
+        "optgate_peer_window_bytes",
+        "Bytes read for peers that they have not dealt with"
+    );
+    metrics::describe_counter!("optgate_peer_records_total", "Records that came from peers");
+    metrics::describe_counter!("optgate_peer_records_known_total", "Records that came and were known");
+    metrics::describe_counter!("optgate_peer_records_apart_total", "Records that came to be kept apart");
+    metrics::describe_counter!(
+        "optgate_peer_records_unverified_total",
+        "Times a peer's records of an origin were found not to verify"
+    );
+    metrics::describe_counter!(
+        "optgate_peer_gaps_total",
+        "Frames of events that came with something missing before them"
+    );
+    metrics::describe_counter!(
+        "optgate_peer_moves_total",
+        "Times an origin got another source or was asked for anew"
+    );
+    metrics::describe_counter!("optgate_peer_forks_total", "Times one event was found with two hashes");
+    metrics::describe_counter!(
+        "optgate_peer_went_back_total",
+        "Times an anchor held less than it had acknowledged"
+    );
+    metrics::describe_counter!(
+        "optgate_peer_store_pauses_total",
+        "Times the ledger had no room for peers' records"
+    );
+    metrics::describe_counter!("optgate_peer_unreadable_total", "Reads for a peer that failed");
+    metrics::describe_counter!("optgate_peer_refusals_total", "Peers that were refused");
 }
 
 /// Metrics shared by whoever counts.

@@ -4,7 +4,7 @@
 
 mod act;
 mod ask;
-mod node;
+pub mod node;
 mod phrase;
 mod raw;
 mod rules;

@@ -3,3 +3,4 @@
 mod decisions;
 mod golden;
 mod server;
+mod waiting;

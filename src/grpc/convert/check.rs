@@ -275,7 +275,12 @@ pub fn send_report(request: v1::ReportSendRequest) -> Result<SendReport, ApiErro
         .flatten();
     let sender =
         (unchecked || !sender_id.is_empty()).then(|| faults.sender("sender_id", &sender_id)).flatten();
-    let recipient = if unchecked { faults.address("recipient", recipient.as_ref()) } else { None };
+    let recipient = if unchecked {
+        faults.address("recipient", recipient.as_ref())
+    } else {
+        // The decision says who it is; this is for one that cannot be opened.
+        read_address(recipient.as_ref()).and_then(Result::ok)
+    };
     let outcome = words::send_outcome(outcome);
     if outcome.is_none() {
         faults.add("outcome", "choose SENT, DELIVERED, READ or FAILED");
@@ -313,4 +318,29 @@ pub fn send_report(request: v1::ReportSendRequest) -> Result<SendReport, ApiErro
 pub fn report_response(answer: ReportAnswer) -> v1::ReportSendResponse {
     let ReportAnswer { events, token } = answer;
     v1::ReportSendResponse { events: pb_event_ids(&events), token }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(decision_id: &str, phone: &str) -> v1::ReportSendRequest {
+        v1::ReportSendRequest {
+            decision_id: decision_id.into(),
+            business_id: "acme".into(),
+            sender_id: "555".into(),
+            recipient: Some(v1::Recipient { address: Some(v1::recipient::Address::Phone(phone.into())) }),
+            outcome: v1::SendOutcome::Failed.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_recipient_is_read_beside_a_decision_too() {
+        let read = send_report(report("a decision", "+4915123456789")).expect("well formed");
+        assert!(read.recipient.is_some() && read.business.is_some() && read.sender.is_some());
+        // The decision may well say who it is.
+        assert!(send_report(report("a decision", "nobody")).expect("well formed").recipient.is_none());
+        assert!(send_report(report("", "nobody")).is_err());
+    }
 }

@@ -19,6 +19,7 @@ use crate::policy::ids::{BusinessId, EventId};
 use crate::policy::time::Timestamp;
 use crate::readiness::Readiness;
 use crate::replication::frame::Role;
+use crate::replication::{PeerStatus, Progress, Unverified};
 
 use super::replicated_until;
 
@@ -242,7 +243,9 @@ fn origin_status(origin: crate::policy::ids::OriginId, head: ledger::Head) -> v1
 }
 
 fn pb_replication(engine: &Engine, report: peers::Report) -> v1::ReplicationStatus {
-    let peers::Report { peers, freshness_ms, backlog_events, last_error } = report;
+    let peers::Report { peers, freshness_ms, unverified, progress, anchors_wanted, last_error } = report;
+    let Progress { backlog_events, anchors } = progress;
+    let few = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let replica = engine.replica();
     v1::ReplicationStatus {
         stale: replica.is_stale(),
@@ -255,26 +258,111 @@ fn pb_replication(engine: &Engine, report: peers::Report) -> v1::ReplicationStat
             .into_iter()
             .map(|(anchor, age_ms)| v1::AnchorFreshness { anchor, age: Some(duration_of_ms(age_ms)) })
             .collect(),
+        unverified_origins: unverified.into_iter().map(pb_unverified).collect(),
+        anchors_heard: few(anchors),
+        anchors_wanted: few(anchors_wanted),
+    }
+}
+
+fn pb_unverified(unverified: Unverified) -> v1::UnverifiedOrigin {
+    let Unverified { origin, sequence, instance, kept_apart } = unverified;
+    v1::UnverifiedOrigin {
+        origin: origin.to_string(),
+        sequence,
+        instance: instance.to_string(),
+        kept_up_to: kept_apart,
     }
 }
 
 fn pb_peer(report: peers::PeerReport) -> v1::PeerStatus {
-    let peers::PeerReport { status, connected, clock_off_ms, received_bytes, sent_bytes } = report;
+    let peers::PeerReport { status, connected, received_bytes, sent_bytes } = report;
+    let PeerStatus {
+        link: _,
+        instance,
+        anchor,
+        role,
+        since: _,
+        lag_events,
+        lag_ms,
+        peer_lag_events,
+        window_bytes,
+        clock_off_ms,
+        last_fault,
+    } = status;
     v1::PeerStatus {
-        instance: status.instance.to_string(),
-        role: match status.role {
+        instance: instance.to_string(),
+        role: match role {
             Role::Anchor => v1::PeerRole::Anchor.into(),
             Role::Edge => v1::PeerRole::Edge.into(),
         },
         connected: Some(duration_of_ms(u64::try_from(connected.as_millis()).unwrap_or(u64::MAX))),
-        lag_events: status.lag_events,
-        waiting_bytes: status.window_bytes as u64,
+        lag_events,
+        waiting_bytes: window_bytes as u64,
         received_bytes,
         sent_bytes,
         clock_ahead: clock_off_ms.map(pb_duration),
+        anchor: anchor.unwrap_or_default(),
+        lag: lag_ms.map(duration_of_ms),
+        peer_lag_events,
+        last_error: last_fault.unwrap_or_default(),
     }
 }
 
 fn duration_of_ms(ms: u64) -> prost_types::Duration {
     pb_duration(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::ids::OriginId;
+    use crate::replication::frame::Instance;
+    use crate::replication::{Link, Mono};
+
+    #[test]
+    fn what_is_known_of_a_peer_is_told() {
+        let status = PeerStatus {
+            link: Link(1),
+            instance: Instance([2; 16]),
+            anchor: Some("two".into()),
+            role: Role::Anchor,
+            since: Mono(0),
+            lag_events: 3,
+            lag_ms: Some(1_250),
+            peer_lag_events: 4,
+            window_bytes: 5,
+            clock_off_ms: Some(-40),
+            last_fault: Some("the peer closed it".into()),
+        };
+        let connected = std::time::Duration::from_secs(60);
+        let report = peers::PeerReport { status, connected, received_bytes: 6, sent_bytes: 7 };
+        let told = v1::PeerStatus {
+            instance: "02".repeat(16),
+            role: v1::PeerRole::Anchor.into(),
+            connected: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            lag_events: 3,
+            waiting_bytes: 5,
+            received_bytes: 6,
+            sent_bytes: 7,
+            clock_ahead: Some(prost_types::Duration { seconds: 0, nanos: -40_000_000 }),
+            anchor: "two".into(),
+            lag: Some(prost_types::Duration { seconds: 1, nanos: 250_000_000 }),
+            peer_lag_events: 4,
+            last_error: "the peer closed it".into(),
+        };
+        assert_eq!(pb_peer(report), told);
+    }
+
+    #[test]
+    fn what_does_not_verify_is_named() {
+        let unverified =
+            Unverified { origin: OriginId([9; 16]), sequence: 8, instance: Instance([2; 16]), kept_apart: 7 };
+        let told = v1::UnverifiedOrigin {
+            origin: "09".repeat(16),
+            sequence: 8,
+            instance: "02".repeat(16),
+            kept_up_to: 7,
+        };
+        assert_eq!(pb_unverified(unverified), told);
+    }
 }

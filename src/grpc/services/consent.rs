@@ -11,6 +11,7 @@ use crate::engine::people::Identity;
 use crate::grpc::convert::event::pb_events;
 use crate::grpc::convert::record::{pb_scope_state, record_request, record_response};
 use crate::grpc::convert::{Faults, address, pb_event_id, pb_timestamp, words};
+use crate::grpc::method::READ;
 use crate::grpc::status::ApiError;
 use crate::pb::v1;
 use crate::pb::v1::consent_service_server::ConsentService;
@@ -19,7 +20,7 @@ use crate::policy::standing::WINDOW_MS;
 use crate::policy::types::Channel;
 
 use super::stream::{self, Answers};
-use super::{import, opt_out_ref, replicated_until};
+use super::{ANSWER_BEFORE, import, opt_out_ref, replicated_until, wait_for_all, wait_within};
 
 /// The service.
 #[derive(Clone)]
@@ -66,6 +67,7 @@ impl ConsentService for Consent {
         &self,
         request: Request<v1::GetConsentRequest>,
     ) -> Result<Response<v1::GetConsentResponse>, Status> {
+        let within = wait_within(request.metadata(), READ, ANSWER_BEFORE);
         let v1::GetConsentRequest { business_id, recipient, channels, at_least_as_fresh } =
             request.into_inner();
         let (business, address) = person(&business_id, recipient.as_ref())?;
@@ -76,7 +78,13 @@ impl ConsentService for Consent {
         }
         let token = faults.token("at_least_as_fresh", &at_least_as_fresh);
         faults.or(())?;
-        let view = self.engine.consent(business.as_str(), &address, &read, token).map_err(ApiError::from)?;
+        wait_for_all(&self.engine, token, within).await;
+        if token.is_some_and(|token| !self.engine.knows(token)) {
+            return Err(ApiError::Stale.into());
+        }
+        let mut view =
+            self.engine.consent(business.as_str(), &address, &read, token).map_err(ApiError::from)?;
+        view.stale |= self.engine.replica().is_stale();
         Ok(Response::new(consent_response(view)))
     }
 

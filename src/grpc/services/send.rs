@@ -1,24 +1,26 @@
 //! `SendService`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::engine::Engine;
 use crate::engine::token::Token;
+use crate::engine::{CheckRequest, Engine};
 use crate::grpc::connection::put_message;
 use crate::grpc::convert::check::{
     BATCH_ITEMS_MAX, check_request, check_response, report_response, send_report, with_defaults,
 };
-use crate::grpc::method::CHECK;
+use crate::grpc::method::{BATCH, CHECK};
 use crate::grpc::routes::AnswersNow;
-use crate::grpc::stack::asked_deadline;
 use crate::grpc::status::ApiError;
 use crate::pb::v1;
 use crate::pb::v1::send_service_server::SendService;
+use crate::policy::ids::{EventId, OriginId};
+
+use super::{wait_for_all, wait_within};
 
 /// The service.
 #[derive(Clone)]
@@ -60,14 +62,10 @@ fn unknown_here(engine: &Engine, request: &v1::CheckSendRequest) -> Option<Token
     (!engine.knows(token)).then_some(token)
 }
 
-/// What remains of a check's time to judge and answer.
-const ANSWER_BEFORE: Duration = Duration::from_millis(25);
-
-/// How long a check may wait for what it asks to be known.
-fn wait_within(metadata: &MetadataMap) -> Duration {
-    let asked = asked_deadline(metadata.as_ref());
-    asked.map_or(CHECK, |asked| asked.min(CHECK)).saturating_sub(ANSWER_BEFORE)
-}
+/// What a check needs of its time to judge and answer.
+const TO_ANSWER: Duration = Duration::from_millis(25);
+/// What each item of a batch needs besides: its recipient may be in no cache, and other batches run beside it.
+const TO_ANSWER_PER_ITEM: Duration = Duration::from_micros(500);
 
 #[tonic::async_trait]
 impl SendService for Send {
@@ -75,11 +73,9 @@ impl SendService for Send {
         &self,
         request: Request<v1::CheckSendRequest>,
     ) -> Result<Response<v1::CheckSendResponse>, Status> {
-        let within = wait_within(request.metadata());
+        let within = wait_within(request.metadata(), CHECK, TO_ANSWER);
         let request = request.into_inner();
-        if let Some(token) = unknown_here(&self.engine, &request) {
-            self.engine.wait_for(token, within).await;
-        }
+        wait_for_all(&self.engine, unknown_here(&self.engine, &request), within).await;
         // Microseconds: moving it to another thread would cost more than it takes.
         Ok(Response::new(self.check(request, "")?))
     }
@@ -88,14 +84,20 @@ impl SendService for Send {
         &self,
         request: Request<v1::BatchCheckSendRequest>,
     ) -> Result<Response<v1::BatchCheckSendResponse>, Status> {
+        let metadata = request.metadata().clone();
         let v1::BatchCheckSendRequest { defaults, items } = request.into_inner();
         if items.is_empty() || items.len() > BATCH_ITEMS_MAX {
             let why = format!("must hold 1 to {BATCH_ITEMS_MAX} items");
             return Err(ApiError::field("items", why).into());
         }
-        let this = self.clone();
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
         // Milliseconds: on the runtime's threads it would hold up single checks.
-        let answered = tokio::task::spawn_blocking(move || this.check_all(items, defaults.as_ref()));
+        let read = tokio::task::spawn_blocking(move || read_all(items, defaults.as_ref()));
+        let requests = read.await.unwrap_or(Err(ApiError::Internal))?;
+        let to_answer = TO_ANSWER + TO_ANSWER_PER_ITEM * count;
+        wait_for_all(&self.engine, newest(&requests), wait_within(&metadata, BATCH, to_answer)).await;
+        let this = self.clone();
+        let answered = tokio::task::spawn_blocking(move || this.check_all(&requests));
         let results = answered.await.unwrap_or(Err(ApiError::Internal))?;
         Ok(Response::new(v1::BatchCheckSendResponse { results }))
     }
@@ -110,25 +112,35 @@ impl SendService for Send {
     }
 }
 
+/// A malformed item refuses the batch before any item consumes.
+fn read_all(
+    items: Vec<v1::CheckSendRequest>,
+    defaults: Option<&v1::CheckSendRequest>,
+) -> Result<Vec<CheckRequest>, ApiError> {
+    let mut faults = Vec::new();
+    let mut requests = Vec::with_capacity(items.len());
+    for (at, item) in items.into_iter().enumerate() {
+        match check_request(with_defaults(item, defaults), &format!("items[{at}].")) {
+            Ok(request) => requests.push(request),
+            Err(ApiError::InvalidArgument(of_item)) => faults.extend(of_item),
+            Err(other) => return Err(other),
+        }
+    }
+    if faults.is_empty() { Ok(requests) } else { Err(ApiError::InvalidArgument(faults)) }
+}
+
+/// Of each origin the newest event that any of `requests` asks to be known: whoever knows it knows those before it.
+fn newest(requests: &[CheckRequest]) -> Vec<Token> {
+    let mut newest: BTreeMap<OriginId, u64> = BTreeMap::new();
+    for event in requests.iter().filter_map(|request| request.at_least_as_fresh?.0) {
+        let highest = newest.entry(event.origin).or_default();
+        *highest = event.sequence.max(*highest);
+    }
+    newest.into_iter().map(|(origin, sequence)| Token(Some(EventId { origin, sequence }))).collect()
+}
+
 impl Send {
-    /// A malformed item refuses the batch before any item consumes.
-    fn check_all(
-        &self,
-        items: Vec<v1::CheckSendRequest>,
-        defaults: Option<&v1::CheckSendRequest>,
-    ) -> Result<Vec<v1::CheckSendResponse>, ApiError> {
-        let mut faults = Vec::new();
-        let mut requests = Vec::with_capacity(items.len());
-        for (at, item) in items.into_iter().enumerate() {
-            match check_request(with_defaults(item, defaults), &format!("items[{at}].")) {
-                Ok(request) => requests.push(request),
-                Err(ApiError::InvalidArgument(of_item)) => faults.extend(of_item),
-                Err(other) => return Err(other),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(ApiError::InvalidArgument(faults));
-        }
+    fn check_all(&self, requests: &[CheckRequest]) -> Result<Vec<v1::CheckSendResponse>, ApiError> {
         let answers = requests.iter().map(|request| {
             let answer = self.engine.check(request)?;
             Ok(check_response(answer, || self.engine.instructions(&request.business)))

@@ -250,7 +250,6 @@ pub enum Note {
         /// Who sent them.
         instance: Instance,
     },
-    /// One id has two hashes: both opt-outs must hold, no opt-in, and the origin be closed.
     /// A peer holds events of this run that this run never wrote.
     NeverWritten {
         /// The origin.

@@ -11,6 +11,7 @@ use crate::replication::frame::{ANCHORS_MAX, Heard, Instance, Role};
 use crate::replication::freshness::Freshness;
 use crate::replication::session::Session;
 use crate::replication::settings::{Mono, distinct};
+#[cfg(test)]
 use crate::replication::vector::Heads;
 
 /// What a peer is told of the anchors heard of here.
@@ -30,8 +31,6 @@ pub struct PeerStatus {
     pub anchor: Option<String>,
     /// What it is.
     pub role: Role,
-    /// This node dialled.
-    pub dialled: bool,
     /// When the link stood.
     pub since: Mono,
     /// Events that it holds and this node has neither applied nor kept apart.
@@ -97,6 +96,7 @@ pub struct Progress {
 
 impl Machine {
     /// What is held here, on disk and applied.
+    #[cfg(test)]
     #[must_use]
     pub fn vector(&self) -> &Heads {
         &self.held
@@ -120,13 +120,30 @@ impl Machine {
             .collect()
     }
 
+    /// How many other anchors make a majority of the configured ones, together with this node if it is one.
+    #[must_use]
+    pub fn others_wanted(&self) -> usize {
+        self.settings.majority().saturating_sub(usize::from(self.settings.role == Role::Anchor))
+    }
+
+    /// The first moment at which something that a majority of the configured anchors held `max_staleness_ms` before may not be applied
+    /// here, if nothing more is heard until then; `None`: there is no such moment, since this node is the majority.
+    #[must_use]
+    pub fn fresh_until(&self, now: Mono, max_staleness_ms: u64) -> Option<Mono> {
+        let last = self.others_wanted().checked_sub(1)?;
+        let mut ages: Vec<u64> = self.freshness(now).into_values().collect();
+        ages.sort_unstable();
+        // The moment the oldest needed ping left, and what may pass since.
+        Some(ages.get(last).map_or(Mono(0), |age| {
+            Mono(now.minus_ms(*age).0.saturating_add(max_staleness_ms).saturating_add(1))
+        }))
+    }
+
     /// Whether all that a majority of the configured anchors held `max_staleness_ms` ago is applied here.
+    #[cfg(test)]
     #[must_use]
     pub fn is_fresh(&self, now: Mono, max_staleness_ms: u64) -> bool {
-        let itself = usize::from(self.settings.role == Role::Anchor);
-        let own = self.settings.counted_as();
-        let others = self.freshness.ages(now).filter(|(name, age)| *name != own && *age <= max_staleness_ms);
-        itself + others.count() >= self.settings.majority()
+        self.fresh_until(now, max_staleness_ms).is_none_or(|until| now < until)
     }
 
     /// Whether all that the anchors held when they connected is applied here.
@@ -155,12 +172,6 @@ impl Machine {
         let copies_of_this = self.members.contains_key(&self.settings.instance);
         // Copies of one store are one entry among those seen, yet each takes its share.
         1 + seen + runs.saturating_sub(stores) + usize::from(copies_of_this)
-    }
-
-    /// How many milliseconds the clock of the peer at `link` is ahead of ours, as far as is known.
-    #[must_use]
-    pub fn clock_off_ms(&self, link: Link) -> Option<i64> {
-        self.sessions.get(&link)?.offsets.off_ms()
     }
 
     /// How many milliseconds the clock of each peer connected is ahead of ours, as far as is known.
@@ -201,7 +212,6 @@ impl Machine {
                 instance: peer.instance,
                 anchor: peer.anchor.clone(),
                 role: peer.role,
-                dialled: session.dialled,
                 since: session.since,
                 lag_events: session.ahead.iter().map(missing).fold(0, u64::saturating_add),
                 lag_ms: session.settled.map(|at| now.since_ms(at)),
@@ -221,6 +231,7 @@ impl Machine {
     }
 
     /// The peer at `link`, once it said who it is: cheaper than [`Machine::peers`].
+    #[cfg(test)]
     #[must_use]
     pub fn peer_at(&self, link: Link) -> Option<Instance> {
         Some(self.sessions.get(&link)?.peer.as_ref()?.instance)

@@ -1,11 +1,11 @@
 //! What a person does, and what becomes of the reports: the scripts that the worlds play.
 
-use crate::policy::evidence::Evidence;
 use crate::policy::ids::{BusinessId, EventId, TopicId};
 use crate::policy::report::{OptInReport, OptOutReport};
 use crate::policy::rules::Rules;
+use crate::policy::strategies::opt_in_by_form;
 use crate::policy::time::{MINUTE_MS, Timestamp};
-use crate::policy::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod, OptOutMethod};
+use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod};
 
 /// The most by which clocks may differ, itself excluded.
 pub(super) const MARGIN_MS: i64 = 5 * MINUTE_MS;
@@ -155,22 +155,7 @@ impl Grant {
                 (vec![Channel::Whatsapp], vec![topic("offers"), topic("delivery")], vec![])
             }
         };
-        OptInReport {
-            channels,
-            topics,
-            categories,
-            method: Some(OptInMethod::PreferenceForm),
-            evidence: Evidence {
-                business_name: "Acme".into(),
-                message_types: vec!["offers".into()],
-                ..Evidence::default()
-            },
-            consent_type: ConsentType::Express,
-            supersedes,
-            occurred: Some(occurred),
-            expire: None,
-            confirms: None,
-        }
+        OptInReport { channels, topics, categories, supersedes, ..opt_in_by_form(occurred) }
     }
 }
 

@@ -1,0 +1,156 @@
+//! Opt-ins by which a person answers what was asked or offered before: a confirmation, START, a program's word or button.
+
+use super::{expiry, request_changes};
+use crate::policy::consent::{Covers, Mark};
+use crate::policy::event::{self, Change, OptIn};
+use crate::policy::ids::EventId;
+use crate::policy::report::{self, OptInReport, RequestReport};
+use crate::policy::rules::Rules;
+use crate::policy::standing::{self, Against, Known, Relation};
+use crate::policy::state;
+use crate::policy::time::Timestamp;
+use crate::policy::types::{Channel, ConsentType, OptInMethod};
+
+/// The opt-in that confirms the pending `request`, if it still waits: it names the opt-outs applied
+/// when the request was recorded.
+#[must_use]
+pub fn confirm(
+    request: EventId,
+    occurred: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Option<OptIn> {
+    let own = known.iter().find(|known| known.relation == Relation::Own)?;
+    let mut confirmed: Option<OptIn> = None;
+    for (scope, pending) in own.record.request(request) {
+        let subject = state::subject(&scope.purpose, scope.channel?, rules);
+        let against = standing::against(known.iter().copied(), &subject, rules);
+        if now >= pending.expire || !standing::is_live(pending, &against) {
+            return None;
+        }
+        let opt_in = confirmed.get_or_insert_with(|| OptIn {
+            scopes: Vec::new(),
+            occurred,
+            covers: pending.covers.clone(),
+            before: Some(occurred.minus_ms(rules.clock_margin_ms)),
+            imported: false,
+            expire: pending.opt_in_expire,
+            consent_type: pending.consent_type,
+            grade: pending.grade,
+            method: pending.method,
+            confirms: Some(request),
+            renews: None,
+        });
+        opt_in.scopes.push((scope.clone(), pending.within));
+    }
+    confirmed
+}
+
+/// What of `against` a person's own message, timed `at` by the provider of `channel`, is shown to come after by
+/// that provider's order.
+///
+/// Covering an event covers what its origin numbered before it; so an origin counts only where everything else
+/// that it numbered is older by more than the margin.
+fn covers_by_provider(against: &Against, channel: Channel, at: Timestamp, rules: &Rules) -> Covers {
+    let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
+    let precedes =
+        |mark: &Mark| mark.precedes_message(channel, at) || mark.time < at.minus_ms(rules.clock_margin_ms);
+    marks()
+        .filter(|mark| mark.precedes_message(channel, at))
+        .filter(|mark| marks().filter(|other| other.id.origin == mark.id.origin).all(precedes))
+        .map(|mark| mark.id)
+        .collect()
+}
+
+/// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else did.
+///
+/// The renewed opt-in comes after what the ended one came after, and after the STOPs that the same provider timed
+/// earlier. What else the STOPs' origins numbered is beaten by the ended one, so that covering it is right.
+#[must_use]
+pub fn renew(
+    channel: Channel,
+    occurred: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<OptIn> {
+    let Some(own) = known.iter().find(|known| known.relation == Relation::Own) else { return Vec::new() };
+    let mut renewed: Vec<OptIn> = Vec::new();
+    for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
+        let subject = state::subject(&scope.purpose, channel, rules);
+        let against = standing::against(known.iter().copied(), &subject, rules);
+        for ended in cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)) {
+            let by: Vec<&Mark> = against
+                .all_outs()
+                .filter(|(mark, imported)| !ended.beats(mark, *imported))
+                .map(|(mark, _)| mark)
+                .collect();
+            let stopped = !by.is_empty();
+            let by_stops_only = by.iter().all(|mark| mark.precedes_message(channel, occurred));
+            let valid = against.voids.iter().all(|mark| ended.beats(mark, ended.imported));
+            if !(stopped && by_stops_only && valid) {
+                continue;
+            }
+            let mut covers = ended.covers.clone();
+            by.iter().for_each(|mark| covers.raise(mark.id));
+            // A START repeats what was agreed to; it does not lengthen it.
+            match renewed.iter_mut().find(|opt_in| opt_in.renews == Some(ended.id)) {
+                Some(opt_in) => {
+                    opt_in.scopes.push((scope.clone(), ended.within));
+                    opt_in.covers.join(&covers);
+                }
+                None => renewed.push(OptIn {
+                    scopes: vec![(scope.clone(), ended.within)],
+                    occurred,
+                    covers,
+                    before: ended.before.max(Some(occurred.minus_ms(rules.clock_margin_ms))),
+                    imported: false,
+                    expire: ended.expire,
+                    consent_type: ended.consent_type,
+                    grade: ended.grade,
+                    method: OptInMethod::SmsKeyword,
+                    confirms: None,
+                    renews: Some(ended.id),
+                }),
+            }
+        }
+    }
+    renewed
+}
+
+/// The opt-in of a program's keyword or button: explicit, with the notice it was offered with.
+#[must_use]
+pub fn join_program(
+    report: &OptInReport,
+    channel: Channel,
+    occurred: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> Vec<Change> {
+    if report.method.is_some_and(|method| rules.double_opt_in.contains(&method)) {
+        let request = RequestReport { via: Some(channel), opt_in: report.clone(), expire: None };
+        return request_changes(&request, known, rules, now);
+    }
+    let scopes = report::in_scopes(report, rules);
+    let mut against = Against::default();
+    for (scope, within) in &scopes {
+        let mut subject = state::subject(&scope.purpose, channel, rules);
+        subject.category = within.unwrap_or(subject.category);
+        against.join(&standing::against(known.iter().copied(), &subject, rules));
+    }
+    vec![Change::OptIn(event::OptIn {
+        scopes,
+        occurred,
+        covers: covers_by_provider(&against, channel, occurred, rules),
+        before: Some(occurred.minus_ms(rules.clock_margin_ms)),
+        imported: false,
+        expire: expiry(None, occurred, rules),
+        consent_type: ConsentType::Express,
+        grade: report::grade(report, rules),
+        method: report.method.unwrap_or(OptInMethod::Other),
+        confirms: None,
+        renews: None,
+    })]
+}
