@@ -138,6 +138,8 @@ pub struct Replication {
     pub max_staleness_ms: u64,
     /// How long to wait for peers at start, in milliseconds.
     pub bootstrap_budget_ms: u64,
+    /// Between two key ranges of the view that are compared with an anchor's, in milliseconds.
+    pub compare_every_ms: u64,
     /// How long an opt-out may wait for an anchor, in milliseconds.
     pub opt_out_wait_ms: u64,
     /// Whether peers outside loopback may talk without TLS.
@@ -226,6 +228,7 @@ impl Default for Config {
                 heartbeat_ms: 1_000,
                 max_staleness_ms: 60_000,
                 bootstrap_budget_ms: 10_000,
+                compare_every_ms: 5_000,
                 opt_out_wait_ms: 250,
                 allow_plaintext: false,
             },

@@ -14,6 +14,7 @@ pub mod feedback;
 pub mod import;
 pub mod inbound;
 pub mod people;
+pub mod ranges;
 pub mod record;
 pub mod registry;
 pub mod replica;
@@ -43,6 +44,7 @@ pub use decision::DecisionSink;
 pub use error::EngineError;
 
 use edge::Edge;
+use ranges::Ranges;
 use replica::Replica;
 use stripes::Stripes;
 use token::Vector;
@@ -69,7 +71,7 @@ enum Log {
     /// Here.
     Ledger(Ledger),
     /// At the anchors.
-    Edge(Edge),
+    Edge(Box<Edge>),
 }
 
 /// What the engine is made of.
@@ -83,6 +85,7 @@ pub(crate) struct Inner {
     lexicon: ArcSwap<Lexicon>,
     stripes: Stripes,
     vector: Arc<Vector>,
+    ranges: Arc<Ranges>,
     replica: Arc<Replica>,
     /// An event could not be applied: the view lacks something the ledger holds, so nothing is allowed.
     behind: Arc<AtomicBool>,

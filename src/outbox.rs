@@ -114,6 +114,9 @@ pub enum PutError {
     Failed(String),
 }
 
+/// Tells whether an item is on disk.
+pub type Synced = oneshot::Receiver<Result<(), PutError>>;
+
 /// What waits, for metrics and status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -203,7 +206,7 @@ impl Outbox {
         payload: Vec<u8>,
         blob: Option<Vec<u8>>,
         priority: bool,
-    ) -> Result<(Arc<Item>, oneshot::Receiver<Result<(), PutError>>), PutError> {
+    ) -> Result<(Arc<Item>, Synced), PutError> {
         let (answer, synced) = oneshot::channel();
         let mut shared = self.shared.lock();
         let mut item = Item { number: shared.next, priority, payload, blob };

@@ -12,6 +12,7 @@
 
 mod anchors;
 mod carrier;
+mod compare;
 mod dial;
 mod door;
 mod drive;
@@ -47,6 +48,8 @@ pub struct Config {
     pub max_staleness: Duration,
     /// How long to wait at the start for what the anchors hold.
     pub bootstrap_budget: Duration,
+    /// How long to wait between two key ranges that are compared with an anchor's.
+    pub compare_every: Duration,
 }
 
 /// One peer, for whoever asks how it is.
@@ -122,16 +125,25 @@ pub struct Driver {
 
 /// Dials and talks until `stop`.
 pub async fn run(driver: Driver, stop: CancellationToken) {
+    let anchors = Arc::new(Anchors::new(driver.config.peers.clone()));
+    let comparing = compare::Comparing {
+        engine: driver.engine.clone(),
+        readiness: driver.readiness.clone(),
+        anchors: Arc::clone(&anchors),
+        member: anchors::membership(&driver.config.machine),
+        every: driver.config.compare_every,
+    };
+    let comparing = compare::run(comparing, stop.clone());
     if driver.engine.edge().is_some() {
-        return run_edge(driver, stop).await;
+        tokio::join!(run_edge(driver, anchors, stop), comparing);
+    } else {
+        tokio::join!(talk(driver, stop), comparing);
     }
-    talk(driver, stop).await;
 }
 
 /// An edge begins with a snapshot; what it takes in is carried to anchors from the first moment.
-async fn run_edge(driver: Driver, stop: CancellationToken) {
+async fn run_edge(driver: Driver, anchors: Arc<Anchors>, stop: CancellationToken) {
     driver.readiness.raise(Obstacle::CatchingUp);
-    let anchors = Arc::new(Anchors::new(driver.config.peers.clone()));
     let member = anchors::membership(&driver.config.machine);
     anchors.look_up().await;
     let carrying = submit::Carrying {

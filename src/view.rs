@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use crate::ledger::Position;
 use crate::policy::event::{ConsentEvent, SenderEntry, TemplateEntry};
 use crate::policy::ids::{EventId, Identifier};
+use crate::policy::record::Record;
 
 mod bucket;
 mod bytes;
@@ -256,6 +257,7 @@ impl View {
     /// # Errors
     /// When the store cannot be read: the caller must deny.
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
+        self.inner.require_undoubted(who)?;
         let mut person = self.inner.get(who)?;
         self.inner.held.over(who, &mut person);
         Ok(person)
@@ -281,6 +283,7 @@ impl View {
         who: &Identifier,
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
+        self.inner.require_undoubted(who)?;
         self.inner.update(who, true, |person| {
             self.inner.held.over(who, person);
             change(person)
@@ -311,6 +314,30 @@ impl View {
             })?;
         }
         Ok(())
+    }
+
+    /// Puts what the ledger says of a person in place of what is known here; usage stays.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn replace_consent(
+        &self,
+        who: &Identifier,
+        record: Record,
+        trail: Vec<Position>,
+    ) -> Result<(), ViewError> {
+        self.inner.update(who, false, |person| {
+            person.record = record;
+            person.trail = trail;
+            ((), Touched::Consent)
+        })
+    }
+
+    /// While a shard is in doubt, nobody of it is read.
+    pub fn doubt(&self, shard: usize, doubted: bool) {
+        if let Some(doubt) = self.inner.doubted.get(shard) {
+            doubt.store(doubted, Ordering::Release);
+        }
     }
 
     /// Takes a template of the ledger; the latest time wins.

@@ -53,6 +53,7 @@ pub fn start(config: &Config, engine: &Engine, readiness: &Readiness) -> Option<
         peers: replication.peers.clone(),
         max_staleness: Duration::from_millis(replication.max_staleness_ms),
         bootstrap_budget: Duration::from_millis(replication.bootstrap_budget_ms),
+        compare_every: Duration::from_millis(replication.compare_every_ms),
     };
     Some(peers::new(engine.clone(), readiness.clone(), config))
 }

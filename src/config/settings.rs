@@ -43,6 +43,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         heartbeat_ms,
         max_staleness_ms,
         bootstrap_budget_ms,
+        compare_every_ms,
         opt_out_wait_ms,
         allow_plaintext,
     } = replication;
@@ -72,6 +73,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         ("replication.heartbeat", format!("{heartbeat_ms}")),
         ("replication.max_staleness", format!("{max_staleness_ms}")),
         ("replication.bootstrap_budget", format!("{bootstrap_budget_ms}")),
+        ("replication.compare_every", format!("{compare_every_ms}")),
         ("replication.opt_out_wait", format!("{opt_out_wait_ms}")),
         ("replication.allow_plaintext", format!("{allow_plaintext}")),
         // The words too: the lists in the folder may have changed.

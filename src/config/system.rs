@@ -146,6 +146,7 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
         heartbeat_ms,
         max_staleness_ms,
         bootstrap_budget_ms,
+        compare_every_ms,
         opt_out_wait_ms,
         allow_plaintext,
     } = replication;
@@ -161,6 +162,7 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
     section.read("heartbeat", report, heartbeat_ms, |at, report| span(at, report, HOUR_MS));
     section.read("max_staleness", report, max_staleness_ms, |at, report| span(at, report, DAY_MS));
     section.read("bootstrap_budget", report, bootstrap_budget_ms, |at, report| span(at, report, HOUR_MS));
+    section.read("compare_every", report, compare_every_ms, |at, report| span(at, report, HOUR_MS));
     section.read("opt_out_wait", report, opt_out_wait_ms, |at, report| span(at, report, MINUTE_MS));
     section.read("allow_plaintext", report, allow_plaintext, At::switch);
     if !*allow_plaintext {

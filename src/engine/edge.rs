@@ -20,12 +20,12 @@ use crate::outbox::{Item, Outbox, PutError, Waiting};
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
 use crate::policy::evidence::Personal;
 use crate::policy::ids::{EventId, Identifier, OriginId};
-use crate::view::View;
+use crate::view::{View, ViewError};
 
 use super::codec;
 use super::error::EngineError;
 use super::record::suppresses;
-use super::start::{apply_without_place, read_entry};
+use super::start::{apply_without_place, read_entry, subjects};
 use super::token::{Token, Vector};
 use super::{Engine, Inner};
 
@@ -366,6 +366,11 @@ impl Engine {
         edge.let_go_arrived(&self.inner.vector, &self.inner.view);
     }
 
+    /// What is known here differs from what the anchors know: nothing is allowed until a restart brings a new snapshot.
+    pub fn distrust_view(&self) {
+        self.inner.behind.store(true, Ordering::Release);
+    }
+
     /// Verifies records that follow each other against their origin's chain and applies them. With the last that is applied, and
     /// which was not taken and why. Blocking.
     pub fn take_relayed(
@@ -400,15 +405,20 @@ impl Inner {
     ) -> Result<Head, RelayError> {
         let (id, payload) = record.verify_behind(origin, head)?;
         let next = Head { sequence: id.sequence, hash: record.hash };
-        if let Some(entry) = read_entry(id, payload)
-            && let Err(error) = apply_without_place(&self.view, id, entry)
-        {
+        let entry = read_entry(id, payload);
+        let applied = self.ranges.touch(id, entry.as_ref().map_or(&[][..], subjects), || {
+            if let Some(entry) = &entry {
+                apply_without_place(&self.view, id, entry)?;
+            }
+            self.vector.applied(id);
+            Ok::<_, ViewError>(())
+        });
+        if let Err(error) = applied {
             self.behind.store(true, Ordering::Release);
             tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
             return Err(RelayError::Unreadable { id });
         }
         edge.heads.lock().insert(origin, next);
-        self.vector.applied(id);
         Ok(next)
     }
 }

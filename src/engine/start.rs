@@ -15,7 +15,7 @@ use crate::ledger::{self, Applier, Committed, Damage, Head, Ledger, Position};
 use crate::limits::{self, Limiter};
 use crate::outbox::{self, Outbox};
 use crate::policy::event::LedgerEntry;
-use crate::policy::ids::EventId;
+use crate::policy::ids::{EventId, Identifier};
 use crate::policy::keywords::Lexicon;
 use crate::view::{self, LedgerIdentity, Note, Placed, View, ViewError};
 
@@ -23,6 +23,7 @@ use super::book::Book;
 use super::codec;
 use super::decision::DecisionSink;
 use super::edge::Edge;
+use super::ranges::Ranges;
 use super::replica::Replica;
 use super::stripes::Stripes;
 use super::token::Vector;
@@ -145,7 +146,7 @@ impl Engine {
                 let (outbox, found) = Outbox::open(disk, check, OUTBOX_LOCK_WAIT)?;
                 let view = empty_view(parts.view, &parts.view_dir, check)?;
                 let started = Started { waiting: found.len(), ..Started::default() };
-                (Log::Edge(Edge::new(outbox, &found, &view)), view, started)
+                (Log::Edge(Box::new(Edge::new(outbox, &found, &view))), view, started)
             }
         };
         let vector = Arc::clone(&applying.vector);
@@ -162,6 +163,7 @@ impl Engine {
             lexicon: ArcSwap::from_pointee(parts.lexicon),
             stripes: Stripes::default(),
             vector,
+            ranges: Arc::clone(&applying.ranges),
             replica: parts.replica,
             behind: Arc::clone(&applying.behind),
             sink: parts.sink,
@@ -451,11 +453,19 @@ pub(super) fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
     }
 }
 
-fn apply(view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), ViewError> {
-    match read_entry(appended.id, payload) {
-        Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, &event)?,
-        Some(LedgerEntry::Template(entry)) => view.put_template(entry),
-        Some(LedgerEntry::Sender(entry)) => view.put_sender(entry),
+/// Whose records an entry touches.
+pub(super) fn subjects(entry: &LedgerEntry) -> &[Identifier] {
+    match entry {
+        LedgerEntry::Consent(event) => &event.subjects,
+        LedgerEntry::Template(_) | LedgerEntry::Sender(_) | LedgerEntry::Erasure { .. } => &[],
+    }
+}
+
+fn apply(view: &View, appended: ledger::Appended, entry: Option<&LedgerEntry>) -> Result<(), ViewError> {
+    match entry {
+        Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, event)?,
+        Some(LedgerEntry::Template(entry)) => view.put_template(entry.clone()),
+        Some(LedgerEntry::Sender(entry)) => view.put_sender(entry.clone()),
         Some(LedgerEntry::Erasure { .. }) | None => {}
     }
     view.advance(appended.next);
@@ -463,11 +473,11 @@ fn apply(view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), 
 }
 
 /// Applies an entry where no ledger has it, so that there is no place to remember.
-pub(super) fn apply_without_place(view: &View, id: EventId, entry: LedgerEntry) -> Result<(), ViewError> {
+pub(super) fn apply_without_place(view: &View, id: EventId, entry: &LedgerEntry) -> Result<(), ViewError> {
     match entry {
-        LedgerEntry::Consent(event) => view.apply_without_place(id, &event)?,
-        LedgerEntry::Template(entry) => view.put_template(entry),
-        LedgerEntry::Sender(entry) => view.put_sender(entry),
+        LedgerEntry::Consent(event) => view.apply_without_place(id, event)?,
+        LedgerEntry::Template(entry) => view.put_template(entry.clone()),
+        LedgerEntry::Sender(entry) => view.put_sender(entry.clone()),
         LedgerEntry::Erasure { .. } => {}
     }
     Ok(())
@@ -477,13 +487,20 @@ pub(super) fn apply_without_place(view: &View, id: EventId, entry: LedgerEntry) 
 struct Applying {
     view: std::sync::OnceLock<View>,
     vector: Arc<Vector>,
+    ranges: Arc<Ranges>,
     behind: Arc<AtomicBool>,
     replica: Arc<Replica>,
 }
 
 impl Applying {
     fn new(replica: Arc<Replica>) -> Self {
-        Self { view: std::sync::OnceLock::new(), vector: Arc::default(), behind: Arc::default(), replica }
+        Self {
+            view: std::sync::OnceLock::new(),
+            vector: Arc::default(),
+            ranges: Arc::default(),
+            behind: Arc::default(),
+            replica,
+        }
     }
 
     fn serve(&self, view: View) {
@@ -494,18 +511,26 @@ impl Applying {
 
 impl Applier for Arc<Applying> {
     fn on_durable(&mut self, batch: &[Committed]) {
+        let _applying = self.ranges.applying();
         for committed in batch {
-            let applied =
-                self.view.get().map(|view| apply(view, committed.appended, &committed.entry.payload));
+            let id = committed.appended.id;
+            let entry = read_entry(id, &committed.entry.payload);
+            let subjects = entry.as_ref().map_or(&[][..], subjects);
+            let applied = self.view.get().map(|view| {
+                self.ranges.touch(id, subjects, || {
+                    apply(view, committed.appended, entry.as_ref())?;
+                    self.vector.applied(id);
+                    Ok(())
+                })
+            });
             match applied {
                 Some(Ok(())) => {
-                    let EventId { origin, sequence } = committed.appended.id;
-                    self.vector.applied(committed.appended.id);
+                    let EventId { origin, sequence } = id;
                     if committed.own {
                         self.replica.own_appended(origin, Head { sequence, hash: committed.hash });
                     }
                 }
-                Some(Err(error)) => {
+                Some(Err::<_, ViewError>(error)) => {
                     self.behind.store(true, Ordering::Release);
                     tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
                 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::decision::NoSink;
 use super::feedback::SendReport;
-use super::record::RecordRequest;
+use super::record::{RecordAnswer, RecordRequest};
 use super::start::{Parts, Storage};
 use super::*;
 use crate::address::Address;
@@ -21,6 +21,9 @@ use crate::policy::strategies::opt_in_by_form;
 use crate::policy::time::{MINUTE_MS, SECOND_MS, Timestamp};
 use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod, Reason, SendOutcome};
 use crate::{ledger, limits, view};
+
+mod edges;
+mod ranges;
 
 const NOON: Timestamp = Timestamp(1_767_614_400_000);
 
@@ -47,23 +50,43 @@ fn rules() -> Rules {
     }
 }
 
+fn opt_out(stated: Timestamp) -> Report {
+    Report::OptOut(OptOutReport {
+        channels: vec![Channel::Sms],
+        topics: Vec::new(),
+        categories: Vec::new(),
+        method: OptOutMethod::WebForm,
+        text: String::new(),
+        occurred: Some(stated),
+    })
+}
+
 impl Node {
     fn open(replica: Replica) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::at(NOON));
-        let book = RuleBook { defaults: Arc::new(rules()), businesses: BTreeMap::new(), version: "1".into() };
         let small = ledger::Config::default();
         let small = ledger::Config { segment_mib: 4, opt_out_reserve_mib: 1, min_free_mib: 0, ..small };
+        let disk = Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap());
+        Self::on(dir, Storage::Ledger { disk, config: small }, replica)
+    }
+
+    /// An edge that has no snapshot yet.
+    fn edge() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::new(&dir.path().join("outbox")).unwrap());
+        Self::on(dir, Storage::Outbox { disk }, fresh())
+    }
+
+    fn on(dir: TempDir, storage: Storage, replica: Replica) -> Self {
+        let clock = Arc::new(ManualClock::at(NOON));
+        let book = RuleBook { defaults: Arc::new(rules()), businesses: BTreeMap::new(), version: "1".into() };
         let small_view = view::Config::default();
         let small_view =
             view::Config { page_cache_mib: 1, record_cache_mib: 1, min_free_mib: 0, ..small_view };
         let (engine, _) = Engine::open(Parts {
             clock: Arc::<ManualClock>::clone(&clock),
             key: ClusterKey::from_bytes(&[7; 32]),
-            storage: Storage::Ledger {
-                disk: Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap()),
-                config: small,
-            },
+            storage,
             view_dir: dir.path().join("view"),
             view: small_view,
             limits: limits::Settings::default(),
@@ -77,9 +100,19 @@ impl Node {
     }
 
     async fn record(&self, request_id: &str, report: Report, source: Source) {
+        self.try_record(person(), request_id, report, source).await.unwrap();
+    }
+
+    async fn try_record(
+        &self,
+        recipient: Address,
+        request_id: &str,
+        report: Report,
+        source: Source,
+    ) -> Result<RecordAnswer, EngineError> {
         let request = RecordRequest {
             business: BusinessId::new("acme").unwrap(),
-            recipient: person(),
+            recipient,
             also: Vec::new(),
             request_id: request_id.to_owned(),
             content: [1; 8],
@@ -90,7 +123,7 @@ impl Node {
             row: None,
             warnings: Vec::new(),
         };
-        self.engine.record_consent(request).await.unwrap();
+        self.engine.record_consent(request).await
     }
 
     /// The person opts in now, by a form.
@@ -105,15 +138,7 @@ impl Node {
 
     /// The person opts out; whoever vouches for it says when.
     async fn opts_out(&self, stated: Timestamp, source: Source) {
-        let report = OptOutReport {
-            channels: vec![Channel::Sms],
-            topics: Vec::new(),
-            categories: Vec::new(),
-            method: OptOutMethod::WebForm,
-            text: String::new(),
-            occurred: Some(stated),
-        };
-        self.record("opt-out", Report::OptOut(report), source).await;
+        self.record("opt-out", opt_out(stated), source).await;
     }
 
     /// Why a promotion may not be sent; `None`: it may.

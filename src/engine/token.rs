@@ -1,5 +1,6 @@
 //! Tokens name how much was known: a check that carries one sees at least that.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -103,6 +104,12 @@ impl Vector {
         token.0.is_none_or(|event| {
             self.applied.read().get(&event.origin).is_some_and(|highest| *highest >= event.sequence)
         })
+    }
+
+    /// How far every origin is applied.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<OriginId, u64> {
+        self.applied.read().iter().map(|(origin, sequence)| (*origin, *sequence)).collect()
     }
 
     /// The token of what is applied now.

@@ -10,6 +10,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::anchors::check_member;
+use super::compare;
 use super::link::{Links, Outgoing};
 use super::snapshot::{self, Parts};
 use crate::engine::Engine;
@@ -22,6 +23,8 @@ use crate::view::PERSON_FORM_VERSION;
 
 /// How many snapshots are given at once: each reads the whole view.
 const SNAPSHOTS_MAX: usize = 2;
+/// How many ranges are compared at once.
+const COMPARISONS_MAX: usize = 2;
 /// The longest that an edge's event waits for a majority, in milliseconds.
 const SUBMIT_WAIT_MS_MAX: u32 = 60_000;
 /// The longest message between peers, in bytes.
@@ -36,12 +39,14 @@ pub struct Door {
     engine: Engine,
     member: Arc<pb::Membership>,
     snapshots: Arc<Semaphore>,
+    comparisons: Arc<Semaphore>,
 }
 
 impl Door {
     pub(super) fn new(links: Links, engine: Engine, member: pb::Membership) -> Self {
         let snapshots = Arc::new(Semaphore::new(SNAPSHOTS_MAX));
-        Self { links, engine, member: Arc::new(member), snapshots }
+        let comparisons = Arc::new(Semaphore::new(COMPARISONS_MAX));
+        Self { links, engine, member: Arc::new(member), snapshots, comparisons }
     }
 
     /// As a service.
@@ -82,6 +87,16 @@ impl PeerService for Door {
         }
         let turn = Arc::clone(&self.snapshots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
         Ok(Response::new(snapshot::give(&self.engine, turn)))
+    }
+
+    async fn compare(
+        &self,
+        request: Request<pb::CompareRequest>,
+    ) -> Result<Response<pb::CompareResponse>, Status> {
+        let request = request.into_inner();
+        check_member(request.member.as_ref(), &self.member)?;
+        let _turn = self.comparisons.try_acquire().map_err(|_| ApiError::Overloaded)?;
+        Ok(Response::new(compare::answer(&self.engine, request).await?))
     }
 
     async fn submit(

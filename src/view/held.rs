@@ -13,12 +13,15 @@ use super::record::Person;
 use crate::policy::event::ConsentEvent;
 use crate::policy::ids::{EventId, Identifier};
 
+/// Events and the names under which they are held.
+type Events = Vec<(EventId, Arc<ConsentEvent>)>;
+
 /// The events, by person. Who holds them bounds their number.
 #[derive(Default)]
 pub struct Held {
     /// Most nodes hold none, and every check asks.
     some: AtomicBool,
-    by_person: RwLock<FxHashMap<Identifier, Vec<(EventId, Arc<ConsentEvent>)>>>,
+    by_person: RwLock<FxHashMap<Identifier, Events>>,
 }
 
 impl Held {

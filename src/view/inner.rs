@@ -88,6 +88,8 @@ pub struct Inner {
     pub shards: Box<[Mutex<Shard>]>,
     pub registry: Registry,
     pub held: Held,
+    /// Shards that differ from other nodes' and are being built anew.
+    pub doubted: Box<[AtomicBool]>,
     pub usage: Journal,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
@@ -137,6 +139,7 @@ impl Inner {
             shards,
             registry: Registry::default(),
             held: Held::default(),
+            doubted: (0..SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
             notes,
             notes_from: AtomicU64::new(0),
@@ -182,6 +185,10 @@ impl Inner {
             Phase::Rebuilding => Err(ViewError::Rebuilding),
             Phase::Closed => Err(ViewError::Closed),
         }
+    }
+
+    pub fn require_undoubted(&self, who: &Identifier) -> Result<(), ViewError> {
+        if self.doubted[shard_of(who)].load(Ordering::Acquire) { Err(ViewError::Rebuilding) } else { Ok(()) }
     }
 
     pub fn health(&self) -> Health {

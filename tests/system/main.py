@@ -17,6 +17,7 @@ import faults  # noqa: F401
 import canaries  # noqa: F401
 import peers  # noqa: F401
 import peers_stores  # noqa: F401
+import peers_views  # noqa: F401
 import edges  # noqa: F401
 import crash
 import peers_chaos

@@ -56,6 +56,7 @@ fn the_example_leaves_out_no_key() {
         "heartbeat",
         "max_staleness",
         "bootstrap_budget",
+        "compare_every",
         "opt_out_wait",
         "allow_plaintext",
         "evidence",

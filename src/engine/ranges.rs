@@ -1,0 +1,305 @@
+//! Key ranges of the view, compared between nodes.
+//!
+//! A digest says what a range's persons look like, whatever order their events came in. Two nodes that applied the same events of a
+//! range must have the same digest of it. Their vectors are hardly ever equal while records come in, so what was applied last is
+//! remembered with the ranges it touched: a node that is ahead of another's vector can tell whether that matters to the range.
+//!
+//! A range that differs is built anew from the node's own ledger, never from another's view: what is damaged here must not be there too.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use sha2::{Digest as _, Sha256};
+
+use crate::ledger::Position;
+use crate::policy::event::LedgerEntry;
+use crate::policy::ids::{EventId, Identifier, OriginId};
+use crate::policy::record::Record;
+use crate::view::{Person, View, ViewError};
+
+use super::error::EngineError;
+use super::start::read_entry;
+use super::{Engine, Inner};
+
+/// How many key ranges there are.
+pub const RANGES: usize = View::SHARDS;
+/// How many of the events applied last are remembered.
+const RECENT_MAX: usize = 16_384;
+/// How many origins an offer names at most; with more under way there is nothing to compare.
+pub const ORIGINS_MAX: usize = 1_024;
+/// How often a digest is begun again because an event came in between.
+const TRIES: u32 = 4;
+
+/// What a range looks like at a vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeDigest {
+    /// Which: 0 to [`RANGES`] − 1.
+    pub range: usize,
+    /// The sum over its persons.
+    pub digest: [u8; 32],
+    /// How far the origins are applied of which something was applied lately.
+    pub moving: Vec<(OriginId, u64)>,
+    /// A hash of how far all others are applied.
+    pub resting: [u8; 32],
+}
+
+/// What comparing came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Both look the same.
+    Equal,
+    /// They do not, although the same events are applied.
+    Different,
+    /// The same events are not applied, or that cannot be told.
+    Incomparable,
+}
+
+/// How far each origin is applied.
+type Applied = BTreeMap<OriginId, u64>;
+/// An event applied lately and the ranges it touched.
+type Touch = (EventId, Box<[u8]>);
+
+/// Follows what is applied.
+pub struct Ranges {
+    /// Per range, how many events began to be applied, and how many are.
+    begun: Vec<AtomicU64>,
+    ended: Vec<AtomicU64>,
+    recent: Mutex<VecDeque<Touch>>,
+    /// Held to read while events are applied: whoever holds it to write sees a view that does not move.
+    gate: RwLock<()>,
+    /// One range at a time is built anew.
+    repairing: AtomicBool,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        let zeros = || (0..RANGES).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            begun: zeros(),
+            ended: zeros(),
+            recent: Mutex::default(),
+            gate: RwLock::default(),
+            repairing: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Ranges {
+    /// Held while events are applied.
+    pub fn applying(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read()
+    }
+
+    /// Notes that `id` is applied by `apply` now, which touches `subjects`.
+    pub fn touch<R>(&self, id: EventId, subjects: &[Identifier], apply: impl FnOnce() -> R) -> R {
+        let mut touched: Vec<u8> = subjects.iter().map(|who| who.0[0]).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        for range in &touched {
+            self.begun[usize::from(*range)].fetch_add(1, Ordering::SeqCst);
+        }
+        let applied = apply();
+        let mut recent = self.recent.lock();
+        if recent.len() >= RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back((id, touched.clone().into_boxed_slice()));
+        drop(recent);
+        for range in touched {
+            self.ended[usize::from(range)].fetch_add(1, Ordering::SeqCst);
+        }
+        applied
+    }
+
+    /// How often the range was touched; `None`: it is being touched.
+    fn still(&self, range: usize) -> Option<u64> {
+        let ended = self.ended[range].load(Ordering::SeqCst);
+        (self.begun[range].load(Ordering::SeqCst) == ended).then_some(ended)
+    }
+
+    /// The origins of what was applied lately.
+    fn moving(&self) -> Vec<OriginId> {
+        let mut origins: Vec<OriginId> = self.recent.lock().iter().map(|(id, _)| id.origin).collect();
+        origins.sort_unstable();
+        origins.dedup();
+        origins
+    }
+
+    /// Whether all events of `origin` from `after` up to `upto` are known to have left `range` alone.
+    fn left_alone(&self, range: usize, origin: OriginId, after: u64, upto: u64) -> bool {
+        let recent = self.recent.lock();
+        let between =
+            recent.iter().filter(|(id, _)| id.origin == origin && id.sequence > after && id.sequence <= upto);
+        let mut known = 0;
+        for (_, touched) in between {
+            if touched.iter().any(|touched| usize::from(*touched) == range) {
+                return false;
+            }
+            known += 1;
+        }
+        known == upto - after
+    }
+}
+
+/// A hash of how far origins are applied, but for those in `moving`.
+fn resting(vector: &Applied, moving: &[OriginId]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for (origin, sequence) in vector.iter().filter(|(origin, _)| moving.binary_search(origin).is_err()) {
+        hash.update(origin.0);
+        hash.update(sequence.to_le_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// What a person adds to the digest of its range.
+fn digest_of(who: &Identifier, mut person: Person) -> Option<[u8; 32]> {
+    if person.record == Record::default() {
+        return None;
+    }
+    person.trail.clear();
+    let mut hash = Sha256::new();
+    hash.update(who.0);
+    hash.update(person.encode_consent());
+    Some(hash.finalize().into())
+}
+
+impl Inner {
+    fn digest(&self, range: usize) -> Result<Option<(RangeDigest, Applied)>, ViewError> {
+        for _ in 0..TRIES {
+            let Some(before) = self.ranges.still(range) else { continue };
+            let vector = self.vector.all();
+            let moving = self.ranges.moving();
+            let mut digest = [0; 32];
+            self.view.each_of(range, |who, person| {
+                if let Some(of_one) = digest_of(&who, person) {
+                    digest.iter_mut().zip(of_one).for_each(|(sum, byte)| *sum ^= byte);
+                }
+                ControlFlow::Continue(())
+            })?;
+            if self.ranges.still(range) == Some(before) {
+                let resting = resting(&vector, &moving);
+                let moving = moving
+                    .into_iter()
+                    .map(|origin| (origin, vector.get(&origin).copied().unwrap_or(0)))
+                    .collect();
+                return Ok(Some((RangeDigest { range, digest, moving, resting }, vector)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Engine {
+    /// What a range looks like here. `None`: events come in too fast to tell. Blocking.
+    ///
+    /// # Errors
+    /// When the view cannot be read.
+    pub fn range_digest(&self, range: usize) -> Result<Option<RangeDigest>, EngineError> {
+        let digest = self.inner.digest(range)?.map(|(digest, _)| digest);
+        Ok(digest.filter(|digest| digest.moving.len() <= ORIGINS_MAX))
+    }
+
+    /// Compares another node's range with the same one here. Blocking.
+    ///
+    /// # Errors
+    /// When the view cannot be read.
+    pub fn compare_range(&self, theirs: &RangeDigest) -> Result<Verdict, EngineError> {
+        let inner = &self.inner;
+        if inner.is_behind() || inner.replica.is_damaged() || theirs.range >= RANGES {
+            return Ok(Verdict::Incomparable);
+        }
+        let Some((ours, vector)) = inner.digest(theirs.range)? else { return Ok(Verdict::Incomparable) };
+        let mut moving: Vec<OriginId> = theirs.moving.iter().map(|(origin, _)| *origin).collect();
+        moving.sort_unstable();
+        let held = |origin: OriginId| vector.get(&origin).copied().unwrap_or(0);
+        let same_events = resting(&vector, &moving) == theirs.resting
+            && theirs.moving.iter().all(|(origin, sequence)| {
+                let held = held(*origin);
+                held >= *sequence && inner.ranges.left_alone(theirs.range, *origin, *sequence, held)
+            });
+        Ok(match (same_events, ours.digest == theirs.digest) {
+            (false, _) => Verdict::Incomparable,
+            (true, true) => Verdict::Equal,
+            (true, false) => Verdict::Different,
+        })
+    }
+
+    /// Builds a range anew from the own ledger; until that is done nothing is answered from it. Says whether it looks otherwise now.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// [`EngineError::NoHistory`] at an edge, [`EngineError::Busy`] while another range is built anew; when the ledger or the view
+    /// cannot be read.
+    pub fn rebuild_range(&self, range: usize) -> Result<bool, EngineError> {
+        let inner = &self.inner;
+        inner.ledger()?;
+        if inner.ranges.repairing.swap(true, Ordering::AcqRel) {
+            return Err(EngineError::Busy);
+        }
+        inner.view.doubt(range, true);
+        let rebuilt = inner.rebuild_range(range);
+        if rebuilt.is_ok() {
+            inner.view.doubt(range, false);
+        }
+        // Else the range stays in doubt: what cannot be known is not allowed.
+        inner.ranges.repairing.store(false, Ordering::Release);
+        rebuilt
+    }
+}
+
+impl Inner {
+    fn rebuild_range(&self, range: usize) -> Result<bool, EngineError> {
+        let mut persons: BTreeMap<Identifier, Person> = BTreeMap::new();
+        let mut next = self.read_range(range, Position::START, &mut persons)?;
+        // Most of it is read; what came meanwhile is read while nothing moves.
+        next = self.read_range(range, next, &mut persons)?;
+        let _still = self.ranges.gate.write();
+        self.read_range(range, next, &mut persons)?;
+        let mut known = Vec::new();
+        self.view.each_of(range, |who, person| {
+            known.push((who, person));
+            ControlFlow::Continue(())
+        })?;
+        let mut changed = false;
+        for (who, person) in known {
+            let built = persons.remove(&who).unwrap_or_default();
+            if built.record != person.record || built.trail != person.trail {
+                changed |= built.record != person.record;
+                self.view.replace_consent(&who, built.record, built.trail)?;
+            }
+        }
+        for (who, built) in persons {
+            changed = true;
+            self.view.replace_consent(&who, built.record, built.trail)?;
+        }
+        Ok(changed)
+    }
+
+    /// Applies the ledger's events of `range` from `from` on to `persons`; with where reading ended.
+    fn read_range(
+        &self,
+        range: usize,
+        from: Position,
+        persons: &mut BTreeMap<Identifier, Person>,
+    ) -> Result<Position, EngineError> {
+        let mut next = from;
+        for record in self.ledger()?.iter_from(from) {
+            // Also where a stretch is damaged it ends here: the view may know opt-outs that were in it.
+            let record = record?;
+            next = record.appended.next;
+            let Some(LedgerEntry::Consent(event)) = read_entry(record.appended.id, &record.payload) else {
+                continue;
+            };
+            for subject in event.subjects.iter().filter(|who| usize::from(who.0[0]) == range) {
+                let person = persons.entry(*subject).or_default();
+                person.record.apply(record.appended.id, &event, subject);
+                if let Err(place) = person.trail.binary_search(&record.appended.position) {
+                    person.trail.insert(place, record.appended.position);
+                }
+            }
+        }
+        Ok(next)
+    }
+}

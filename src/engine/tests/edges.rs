@@ -1,0 +1,175 @@
+//! An edge and an anchor, without anything between them.
+
+use super::*;
+use crate::engine::edge::Numbered;
+use crate::engine::ranges::{RANGES, Verdict};
+use crate::engine::snapshot::Part;
+use crate::ledger::RelayError;
+use crate::outbox::Item;
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Brings all that the anchor knows to the edge.
+fn snapshot(anchor: &Node, edge: &Node) {
+    let mut loading = edge.engine.load_snapshot().unwrap();
+    let mut parts = Vec::new();
+    anchor
+        .engine
+        .snapshot(|part| {
+            parts.push(part);
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(parts.first().is_none_or(|first| matches!(first, Part::Heads(_))));
+    parts.into_iter().for_each(|part| loading.take(part).unwrap());
+    loading.finish().unwrap();
+}
+
+/// Brings the events behind the edge's heads.
+async fn catch_up(anchor: &Node, edge: &Node) {
+    for (origin, _) in anchor.engine.heads() {
+        let from = edge
+            .engine
+            .heads()
+            .iter()
+            .find(|(known, _)| *known == origin)
+            .map_or(0, |(_, head)| head.sequence);
+        let records: Vec<_> =
+            anchor.engine.ledger().unwrap().records_of(origin, from + 1).map(Result::unwrap).collect();
+        let (_, refusal) = edge.engine.take_relayed(origin, &records);
+        assert!(refusal.is_none(), "{refusal:?}");
+    }
+}
+
+async fn number(anchor: &Node, item: &Item) -> Result<Numbered, EngineError> {
+    let numbered = anchor.engine.number(item.payload.clone(), item.blob.clone(), Duration::ZERO).await?;
+    Ok(Numbered { replicated: true, ..numbered })
+}
+
+/// The person opts out at the edge while nobody carries; the item that waits.
+async fn opts_out_at(edge: &Node) -> Arc<Item> {
+    let refused = edge.try_record(person(), "out", opt_out(edge.clock.now()), Source::Caller).await;
+    assert!(matches!(refused, Err(EngineError::Kept)), "{refused:?}");
+    edge.engine.edge().unwrap().next_unsent().await
+}
+
+#[tokio::test]
+async fn a_snapshot_and_the_events_behind_it_are_all_there_is() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    assert_eq!(edge.denies(""), Some(Reason::Unavailable), "nothing is known yet");
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    assert_eq!(edge.denies(""), None);
+    anchor.opts_out(anchor.clock.now(), Source::Caller).await;
+    catch_up(&anchor, &edge).await;
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut));
+    for range in 0..RANGES {
+        let digest = edge.engine.range_digest(range).unwrap().unwrap();
+        assert_ne!(anchor.engine.compare_range(&digest).unwrap(), Verdict::Different, "range {range}");
+    }
+}
+
+#[tokio::test]
+async fn an_opt_out_holds_at_the_edge_from_the_first_moment_and_until_its_own_event_is_there() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    assert_eq!(edge.denies(""), None);
+    let item = opts_out_at(&edge).await;
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut), "before any anchor has it");
+    let numbered = number(&anchor, &item).await.unwrap();
+    assert!(edge.engine.numbered(&item, numbered));
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut), "between the number and the event");
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 0);
+    catch_up(&anchor, &edge).await;
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut), "by its event");
+    let standing = edge.engine.consent("acme", &person(), &[], None).unwrap();
+    let outs = standing.person.record.cells.iter().flat_map(|(_, cell)| cell.outs.iter());
+    assert!(outs.map(|mark| mark.id).eq([numbered.event]), "nothing else is left of it");
+}
+
+#[tokio::test]
+async fn a_request_is_numbered_once_however_often_and_wherever_it_comes() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    let item = opts_out_at(&edge).await;
+    let again = edge.try_record(person(), "out", opt_out(edge.clock.now()), Source::Caller).await;
+    assert!(matches!(again, Err(EngineError::Kept)));
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 1, "a retry waits for the same item");
+    let first = number(&anchor, &item).await.unwrap();
+    assert_eq!(number(&anchor, &item).await.unwrap(), first);
+    edge.engine.numbered(&item, first);
+    catch_up(&anchor, &edge).await;
+    let answer = edge.try_record(person(), "out", opt_out(edge.clock.now()), Source::Caller).await;
+    // On one anchor's disk, as far as this edge knows of a majority.
+    assert_eq!(answer.unwrap().event, first.event);
+    assert_eq!(anchor.engine.heads().iter().map(|(_, head)| head.sequence).sum::<u64>(), 2);
+}
+
+#[tokio::test]
+async fn what_no_majority_has_stays_in_the_outbox_if_it_opts_out() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    let item = opts_out_at(&edge).await;
+    let numbered = number(&anchor, &item).await.unwrap();
+    assert!(!edge.engine.numbered(&item, Numbered { replicated: false, ..numbered }));
+    assert!(!edge.engine.refused(&item, "it is not liked"));
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 1);
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut));
+    assert!(edge.engine.numbered(&item, numbered));
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 0);
+}
+
+#[tokio::test]
+async fn an_edge_whose_clock_is_ahead_wins_nothing_by_its_time() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    for node in [&anchor, &edge] {
+        node.engine.replica().set_clocks_apart_ms(0);
+    }
+    snapshot(&anchor, &edge);
+    edge.clock.advance_ms(30 * MINUTE_MS);
+    let form = OptInReport {
+        channels: vec![Channel::Sms],
+        topics: vec![offers()],
+        ..opt_in_by_form(edge.clock.now())
+    };
+    let kept =
+        tokio::time::timeout(SHORT, edge.try_record(person(), "in", Report::OptIn(form), Source::Caller));
+    let _ = kept.await;
+    let item = edge.engine.edge().unwrap().next_unsent().await;
+    number(&anchor, &item).await.unwrap();
+    assert_eq!(anchor.denies(""), None);
+    // After the opt-in truly, and before it by the edge's clock.
+    anchor.clock.advance_ms(MINUTE_MS);
+    anchor.opts_out(anchor.clock.now(), Source::Caller).await;
+    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+}
+
+#[tokio::test]
+async fn an_edge_takes_only_what_follows() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    anchor.opts_out(anchor.clock.now(), Source::Caller).await;
+    let (origin, head) = anchor.engine.heads()[0];
+    let record = anchor.engine.ledger().unwrap().records_of(origin, head.sequence).next().unwrap().unwrap();
+    let mut torn = record.clone();
+    torn.chained[40] ^= 1;
+    let mut foreign = record.clone();
+    foreign.hash[0] ^= 1;
+    for bad in [torn, foreign] {
+        let (taken, refusal) = edge.engine.take_relayed(origin, &[bad]);
+        assert_eq!(taken.map(|head| head.sequence), Some(head.sequence - 1));
+        assert!(
+            matches!(refusal, Some((0, RelayError::Chain { .. } | RelayError::Malformed(_)))),
+            "{refusal:?}"
+        );
+    }
+    assert_eq!(edge.denies(""), None);
+    let (taken, refusal) = edge.engine.take_relayed(origin, &[record.clone(), record]);
+    assert_eq!(taken, Some(head));
+    assert!(matches!(refusal, Some((1, RelayError::Gap { .. }))), "the same again follows from nothing");
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut));
+}

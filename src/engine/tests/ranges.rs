@@ -1,0 +1,143 @@
+//! Two nodes that applied the same events look the same; where one is damaged, its own ledger mends it.
+
+use super::*;
+use crate::engine::ranges::{RANGES, Verdict};
+use crate::ledger::RelayedBlob;
+use crate::policy::ids::EventId;
+use crate::policy::record::Record;
+
+/// Brings what `from` recorded to `to`, in order.
+async fn replicate(from: &Node, to: &Node) {
+    for (origin, _) in from.engine.heads() {
+        let records = from.engine.ledger().unwrap().records_of(origin, 1);
+        for record in records {
+            let record = record.unwrap();
+            assert!(record.blob != RelayedBlob::Erased);
+            to.engine.ledger().unwrap().relay(record, false).unwrap().await.unwrap();
+        }
+    }
+}
+
+fn range_of(node: &Node, address: &Address) -> usize {
+    usize::from(node.engine.identity("acme", address).own.0[0])
+}
+
+fn somebody(number: u32) -> Address {
+    Address::parse_phone(&format!("+49151{number:08}")).unwrap()
+}
+
+fn verdict(asker: &Node, other: &Node, range: usize) -> Verdict {
+    let digest = asker.engine.range_digest(range).unwrap().unwrap();
+    other.engine.compare_range(&digest).unwrap()
+}
+
+/// An opt-in and, of every other person, an opt-out.
+async fn two_alike() -> (Node, Node) {
+    let (a, b) = (Node::open(fresh()), Node::open(fresh()));
+    for number in 0..200 {
+        let form = OptInReport {
+            channels: vec![Channel::Sms],
+            topics: vec![offers()],
+            ..opt_in_by_form(a.clock.now())
+        };
+        a.try_record(somebody(number), "in", Report::OptIn(form), Source::Caller).await.unwrap();
+        if number % 2 == 0 {
+            let out = opt_out(b.clock.now());
+            b.try_record(somebody(number), "out", out, Source::Caller).await.unwrap();
+        }
+    }
+    replicate(&a, &b).await;
+    replicate(&b, &a).await;
+    (a, b)
+}
+
+#[tokio::test]
+async fn the_same_events_in_another_order_look_the_same() {
+    let (a, b) = two_alike().await;
+    for range in 0..RANGES {
+        assert_eq!(verdict(&a, &b, range), Verdict::Equal, "range {range}");
+    }
+}
+
+#[tokio::test]
+async fn damage_is_found_and_mended_from_the_own_ledger_alone() {
+    let (a, b) = two_alike().await;
+    let who = a.engine.identity("acme", &somebody(0)).own;
+    let range = range_of(&a, &somebody(0));
+    // The opt-out is gone behind the node's back, and somebody is there whom no ledger knows.
+    let person = a.engine.view().get(&who).unwrap();
+    let mut damaged = person.record.clone();
+    damaged.cells.iter_mut().for_each(|(_, cell)| cell.outs = Default::default());
+    assert_ne!(damaged, person.record);
+    a.engine.view().replace_consent(&who, damaged, person.trail.clone()).unwrap();
+    let mut stranger = who;
+    stranger.0[31] ^= 1;
+    a.engine.view().replace_consent(&stranger, person.record.clone(), Vec::new()).unwrap();
+
+    assert_eq!(verdict(&a, &b, range), Verdict::Different);
+    assert_eq!(verdict(&b, &a, range), Verdict::Different);
+    assert!(!b.engine.rebuild_range(range).unwrap(), "what is sound stays as it is");
+    assert_eq!(verdict(&a, &b, range), Verdict::Different, "and the damage has not spread");
+    assert!(a.engine.rebuild_range(range).unwrap());
+    assert_eq!(verdict(&a, &b, range), Verdict::Equal);
+    let mended = a.engine.view().get(&who).unwrap();
+    assert_eq!((mended.record, mended.trail), (person.record, person.trail));
+    assert_eq!(a.engine.view().get(&stranger).unwrap().record, Record::default());
+}
+
+#[tokio::test]
+async fn who_is_ahead_compares_only_what_that_left_alone() {
+    let (a, b) = two_alike().await;
+    let (here, there) = (range_of(&a, &somebody(0)), range_of(&a, &somebody(1)));
+    assert_ne!(here, there);
+    b.try_record(somebody(0), "again", opt_out(b.clock.now()), Source::Caller).await.unwrap();
+    assert_eq!(verdict(&a, &b, there), Verdict::Equal);
+    assert_eq!(verdict(&a, &b, here), Verdict::Incomparable);
+    // Who is behind cannot tell.
+    assert_eq!(verdict(&b, &a, there), Verdict::Incomparable);
+    let mut digest = a.engine.range_digest(there).unwrap().unwrap();
+    digest.moving.clear();
+    assert_eq!(b.engine.compare_range(&digest).unwrap(), Verdict::Incomparable);
+}
+
+#[tokio::test]
+async fn nobody_of_a_range_in_doubt_is_sent_to_and_opt_outs_are_taken() {
+    let node = Node::open(fresh());
+    node.opts_in().await;
+    assert_eq!(node.denies(""), None);
+    let range = range_of(&node, &person());
+    node.engine.view().doubt(range, true);
+    let request = node.engine.consent("acme", &person(), &[], None);
+    assert!(matches!(request, Err(EngineError::View(_))));
+    node.opts_out(node.clock.now(), Source::Caller).await;
+    node.engine.view().doubt(range, false);
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+#[tokio::test]
+async fn what_arrives_while_a_range_is_built_anew_is_not_lost() {
+    let (a, b) = two_alike().await;
+    let range = range_of(&a, &somebody(0));
+    let (engine, rebuilding) = (
+        a.engine.clone(),
+        std::thread::spawn({
+            let engine = a.engine.clone();
+            move || (0..20).map(|_| engine.rebuild_range(range).unwrap()).filter(|changed| *changed).count()
+        }),
+    );
+    let mut last = EventId { origin: engine.heads()[0].0, sequence: 0 };
+    for number in 0..50 {
+        let out = opt_out(a.clock.now());
+        last = a
+            .try_record(somebody(number * 2), &format!("more-{number}"), out, Source::Caller)
+            .await
+            .unwrap()
+            .event;
+    }
+    assert_eq!(rebuilding.join().unwrap(), 0, "nothing was damaged");
+    assert!(last.sequence > 0);
+    replicate(&a, &b).await;
+    for range in 0..RANGES {
+        assert_eq!(verdict(&a, &b, range), Verdict::Equal, "range {range}");
+    }
+}

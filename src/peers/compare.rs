@@ -1,0 +1,183 @@
+//! Compares key ranges of the view with those of anchors, one at a time and all of them again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::anchors::Anchors;
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
+use crate::engine::ranges::{ORIGINS_MAX, RANGES, RangeDigest, Verdict};
+use crate::grpc::status::ApiError;
+use crate::pb::replication::v1 as pb;
+use crate::policy::ids::OriginId;
+use crate::readiness::{Obstacle, Readiness};
+use crate::view::PERSON_FORM_VERSION;
+
+/// How long an anchor may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How often an edge asks once more about a range that differs: the anchor may be the one that is damaged, and builds its own anew.
+const ASK_AGAIN: u32 = 3;
+/// How long it waits in between.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What comparing needs.
+pub struct Comparing {
+    pub engine: Engine,
+    pub readiness: Readiness,
+    pub anchors: Arc<Anchors>,
+    pub member: pb::Membership,
+    /// How long to wait between two ranges.
+    pub every: Duration,
+}
+
+/// Compares until `stop`.
+pub async fn run(comparing: Comparing, stop: CancellationToken) {
+    let (mut range, mut round) = (0, 0);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(comparing.every) => {}
+        }
+        if comparing.engine.replica().is_catching_up() || comparing.engine.is_behind() {
+            continue;
+        }
+        comparing.anchors.look_up().await;
+        let anchors = comparing.anchors.in_turn();
+        if anchors.is_empty() {
+            continue;
+        }
+        // Each range with one anchor; in the next round with the next.
+        let (addr, client) = anchors[(range + round) % anchors.len()].clone();
+        let verdict = tokio::select! {
+            () = stop.cancelled() => return,
+            verdict = comparing.once(range, client) => verdict,
+        };
+        match verdict {
+            Some(Verdict::Different) => {
+                tracing::error!(range, peer = %addr, "a range of the view differs from a peer's although the same events are applied");
+                if comparing.engine.edge().is_none() {
+                    repair(&comparing.engine, range).await;
+                } else if comparing.still_differs(range, &anchors[(range + round) % anchors.len()].1).await {
+                    tracing::error!("this edge's view cannot be trusted; restart it for a new snapshot");
+                    comparing.engine.distrust_view();
+                    comparing.readiness.raise(Obstacle::TaskEnded("view"));
+                    return;
+                }
+            }
+            Some(Verdict::Equal) => {
+                metrics::counter!("optgate_ranges_compared_total").increment(1);
+            }
+            Some(Verdict::Incomparable) | None => {}
+        }
+        range += 1;
+        if range >= RANGES {
+            (range, round) = (0, round + 1);
+        }
+    }
+}
+
+/// Builds a range anew that differs from a peer's.
+pub async fn repair(engine: &Engine, range: usize) {
+    metrics::counter!("optgate_ranges_different_total").increment(1);
+    let rebuilding = engine.clone();
+    let rebuilt = tokio::task::spawn_blocking(move || rebuilding.rebuild_range(range)).await;
+    match rebuilt.unwrap_or(Err(EngineError::Abandoned)) {
+        Ok(true) => {
+            metrics::counter!("optgate_ranges_repaired_total").increment(1);
+            tracing::error!(range, "a range of the view was damaged here; it is built anew from the ledger");
+        }
+        Ok(false) => tracing::warn!(range, "a range that differs from a peer's is as the ledger here has it"),
+        // Both sides of a comparison, or several peers, may find the same.
+        Err(EngineError::Busy | EngineError::NoHistory) => {}
+        Err(error) => {
+            tracing::error!(range, %error, "a range that differs from a peer's cannot be built anew; nobody in it is sent to until a restart");
+        }
+    }
+}
+
+impl Comparing {
+    /// Whether an anchor that had time to mend its own view still differs.
+    async fn still_differs(&self, range: usize, client: &super::anchors::Client) -> bool {
+        metrics::counter!("optgate_ranges_different_total").increment(1);
+        let mut differs = true;
+        for _ in 0..ASK_AGAIN {
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            match self.once(range, client.clone()).await {
+                Some(Verdict::Different) => differs = true,
+                Some(Verdict::Equal) => return false,
+                // Nothing was learnt: this is no reason to give up the view, nor to trust it.
+                Some(Verdict::Incomparable) | None => differs = false,
+            }
+        }
+        differs
+    }
+
+    async fn once(&self, range: usize, mut client: super::anchors::Client) -> Option<Verdict> {
+        let engine = self.engine.clone();
+        let digest = tokio::task::spawn_blocking(move || engine.range_digest(range)).await.ok()?;
+        let RangeDigest { range, digest, moving, resting } = digest.ok()??;
+        let request = pb::CompareRequest {
+            member: Some(self.member.clone()),
+            range: range as u32,
+            digest: digest.to_vec(),
+            person_form_version: PERSON_FORM_VERSION.into(),
+            moving: moving
+                .into_iter()
+                .map(|(origin, sequence)| pb::AckedOrigin { origin: origin.0.to_vec(), sequence })
+                .collect(),
+            resting: resting.to_vec(),
+        };
+        let answer = tokio::time::timeout(ANSWER_WITHIN, client.compare(request)).await.ok()?.ok()?;
+        match answer.into_inner().verdict() {
+            pb::RangeVerdict::Equal => Some(Verdict::Equal),
+            pb::RangeVerdict::Different => Some(Verdict::Different),
+            pb::RangeVerdict::Incomparable | pb::RangeVerdict::Unspecified => Some(Verdict::Incomparable),
+        }
+    }
+}
+
+/// Answers a comparison that another node asks for; where the range differs, it is built anew here too.
+pub async fn answer(engine: &Engine, request: pb::CompareRequest) -> Result<pb::CompareResponse, ApiError> {
+    let pb::CompareRequest { member: _, range, digest, person_form_version, moving, resting } = request;
+    let bytes = |name, bytes: Vec<u8>| {
+        <[u8; 32]>::try_from(bytes).map_err(|_| ApiError::field(name, "must have 32 bytes"))
+    };
+    if moving.len() > ORIGINS_MAX {
+        return Err(ApiError::field("moving", format!("must have at most {ORIGINS_MAX} origins")));
+    }
+    let range = usize::try_from(range).ok().filter(|range| *range < RANGES);
+    let range = range.ok_or_else(|| ApiError::field("range", "must be below 256"))?;
+    let moving = moving
+        .into_iter()
+        .map(|pb::AckedOrigin { origin, sequence }| {
+            let origin =
+                origin.try_into().map_err(|_| ApiError::field("moving.origin", "must have 16 bytes"))?;
+            Ok((OriginId(origin), sequence))
+        })
+        .collect::<Result<_, ApiError>>()?;
+    let theirs =
+        RangeDigest { range, digest: bytes("digest", digest)?, moving, resting: bytes("resting", resting)? };
+    let verdict = if person_form_version == u32::from(PERSON_FORM_VERSION) {
+        let comparing = engine.clone();
+        let compared = tokio::task::spawn_blocking(move || comparing.compare_range(&theirs)).await;
+        compared.unwrap_or(Err(EngineError::Abandoned)).map_err(ApiError::from)?
+    } else {
+        Verdict::Incomparable
+    };
+    if verdict == Verdict::Different {
+        tracing::error!(
+            range,
+            "a range of the view differs from a peer's although the same events are applied"
+        );
+        let engine = engine.clone();
+        tokio::spawn(async move { repair(&engine, range).await });
+    }
+    let verdict = match verdict {
+        Verdict::Equal => pb::RangeVerdict::Equal,
+        Verdict::Different => pb::RangeVerdict::Different,
+        Verdict::Incomparable => pb::RangeVerdict::Incomparable,
+    };
+    Ok(pb::CompareResponse { verdict: verdict.into() })
+}
