@@ -25,7 +25,6 @@ use crate::ledger::{self};
 use crate::net::accept::Uncounted;
 use crate::net::listen::{BindError, Listener, UNIX_CONNECTIONS_MAX};
 use crate::peers::{self, Peers};
-use crate::policy::keywords::Lexicon;
 use crate::readiness::{Obstacle, Readiness};
 use crate::telemetry::Telemetry;
 use crate::telemetry::calls::{Calls, Shared as SharedCalls};
@@ -247,7 +246,9 @@ fn open(config: &Config, sink: Arc<Decisions>, replica: Arc<Replica>) -> Result<
     }
     let disk = Arc::new(RealDisk::new(&dir).map_err(failed)?);
     let key = key(config, ledger::exists(&*disk).map_err(failed)?)?;
-    let lexicon = lexicon(config)?;
+    let lexicon = config.keywords.lexicon().map_err(|faults| {
+        AppError::Keywords(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
     let megabytes = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Engine::open(Parts {
         clock: Arc::new(SystemClock),
@@ -272,7 +273,7 @@ fn open(config: &Config, sink: Arc<Decisions>, replica: Arc<Replica>) -> Result<
         },
         limits: limits::Settings::default(),
         book: Book::new(config.rules.clone()),
-        lexicon,
+        lexicon: Arc::unwrap_or_clone(lexicon),
         sink,
         replica,
     })?)
@@ -287,32 +288,11 @@ fn key(config: &Config, ledger_exists: bool) -> Result<ClusterKey, KeyFileFault>
     if ledger_exists || path.exists() || config.key_file.is_some() || !config.replication.is_alone() {
         let loaded = ClusterKey::load(path)?;
         if loaded.open_to_others {
-            tracing::warn!(key = %path.display(), "others than the owner may read the key; chmod 600 it");
+            tracing::warn!(key = %path.display(), "everybody on this host may read the key; chmod 600 it");
         }
         return Ok(loaded.key);
     }
     ClusterKey::create(path)
-}
-
-fn lexicon(config: &Config) -> Result<Lexicon, AppError> {
-    let mut files: Vec<(String, String)> = Vec::new();
-    if let Some(dir) = &config.keywords.dir {
-        let failed = |source| AppError::Directory { dir: dir.clone(), source };
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "txt") {
-                let name =
-                    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                files.push((name, std::fs::read_to_string(&path).map_err(failed)?));
-            }
-        }
-        files.sort();
-    }
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    let languages: Vec<&str> = config.keywords.languages.iter().map(String::as_str).collect();
-    Lexicon::with_files(&files, &languages).map_err(|faults| {
-        AppError::Keywords(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })
 }
 
 fn greet(config: &Config, started: &Started) {

@@ -1,4 +1,4 @@
-//! The key's file: one line, `optgate-key-v1` and 64 hex digits, readable by its owner only.
+//! The key's file: one line, `optgate-key-v1` and 64 hex digits, made readable by its owner only.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +12,7 @@ const WORD: &str = "optgate-key-v1";
 /// More than any key file has; the rest of a longer one is not read.
 const FILE_LEN_MAX: usize = 256;
 const OWNER_ONLY: u32 = 0o600;
-const GROUP_OR_OTHERS: u32 = 0o077;
+const OTHERS: u32 = 0o007;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +55,8 @@ pub enum KeyFileFault {
 pub struct LoadedKey {
     /// The key.
     pub key: ClusterKey,
-    /// Others than the owner may read or write the file. It works, but deserves a warning: group
-    /// access is how Kubernetes hands a mounted secret to a process that is not root.
+    /// Others than the owner and its group may read or write the file. It works, but deserves a warning. The group may well read it:
+    /// that is how Kubernetes hands a mounted secret to a process that is not root.
     pub open_to_others: bool,
 }
 
@@ -78,7 +78,7 @@ impl ClusterKey {
         let bytes = parse(&text);
         wipe(&mut text);
         let bytes = bytes.ok_or_else(|| KeyFileFault::Malformed { path: path.to_owned() })?;
-        let open_to_others = mode & GROUP_OR_OTHERS != 0;
+        let open_to_others = mode & OTHERS != 0;
         Ok(LoadedKey { key: Self::from_bytes(&bytes.0), open_to_others })
     }
 
@@ -220,7 +220,8 @@ mod tests {
     fn a_file_that_others_can_read_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
-        for (mode, expected) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+        for (mode, expected) in [(0o600, false), (0o440, false), (0o660, false), (0o604, true), (0o602, true)]
+        {
             fs::write(&path, line(&Secret([5; KEY_LEN]))).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(ClusterKey::load(&path).unwrap().open_to_others, expected, "{mode:o}");

@@ -146,8 +146,8 @@ impl Decisions {
         config: Option<&config::DecisionLog>,
         data_dir: &Path,
     ) -> Result<Arc<Self>, DecisionLogError> {
-        let log = config.map(|config| Log::start(config, data_dir)).transpose()?;
         let dropped = metrics::counter!("optgate_decision_log_dropped_total");
+        let log = config.map(|config| Log::start(config, data_dir, dropped.clone())).transpose()?;
         Ok(Arc::new(Self { metrics, log, dropped }))
     }
 
@@ -163,12 +163,16 @@ impl Decisions {
 }
 
 impl Log {
-    fn start(config: &config::DecisionLog, data_dir: &Path) -> Result<Self, DecisionLogError> {
+    fn start(
+        config: &config::DecisionLog,
+        data_dir: &Path,
+        dropped: Counter,
+    ) -> Result<Self, DecisionLogError> {
         let dir = data_dir.join(&config.path);
         let failed = |source| DecisionLogError { dir: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(failed)?;
         let keep_ms = i64::try_from(config.keep_ms).unwrap_or(i64::MAX);
-        let mut writer = Writer { dir: dir.clone(), keep_ms, open: None };
+        let mut writer = Writer { dir: dir.clone(), keep_ms, open: None, dropped };
         // Opening a file now shows at the start what would otherwise show at the first decision.
         fs::metadata(&dir).map_err(failed)?;
         let waiting = Arc::new(Waiting {
@@ -211,6 +215,8 @@ struct Writer {
     dir: PathBuf,
     keep_ms: i64,
     open: Option<Open>,
+    /// Lines that could not be written.
+    dropped: Counter,
 }
 
 struct Open {
@@ -226,8 +232,7 @@ impl Writer {
         while waiting.take(&mut taken) {
             for (day, text) in taken.by_day() {
                 if let Err(error) = self.write(text, day) {
-                    tracing::error!(%error, "decisions could not be logged");
-                    self.open = None;
+                    self.lose(&error, lines(text));
                 }
             }
             taken.clear();
@@ -242,15 +247,24 @@ impl Writer {
     fn flush(&mut self) {
         let failed = self.open.as_mut().and_then(|open| open.file.flush().err());
         if let Some(error) = failed {
-            tracing::error!(%error, "decisions could not be logged");
-            self.open = None;
+            self.lose(&error, 0);
         }
+    }
+
+    /// Gives up what the file's buffer holds, and `more` lines.
+    fn lose(&mut self, error: &std::io::Error, more: u64) {
+        // Taken apart: merely dropped, it would try to write once more what is counted as lost here.
+        let buffered = self.open.take().and_then(|open| open.file.into_parts().1.ok());
+        let lost = more + buffered.map_or(0, |text| lines(&text));
+        tracing::error!(%error, lines = lost, "decisions could not be logged");
+        self.dropped.increment(lost);
     }
 
     fn write(&mut self, text: &[u8], day: i64) -> std::io::Result<()> {
         let full = self.open.as_ref().is_some_and(|open| open.day != day || open.bytes >= FILE_BYTES_MAX);
-        if full && let Some(mut open) = self.open.take() {
-            open.file.flush()?;
+        if full {
+            self.flush();
+            self.open = None;
         }
         if self.open.is_none() {
             self.prune(day);
@@ -298,8 +312,15 @@ impl Writer {
     }
 }
 
+/// How many lines end in `text`.
+fn lines(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
     fn waiting(max: usize) -> Waiting {
@@ -316,6 +337,27 @@ mod tests {
         assert!(waiting.take(&mut taken));
         assert_eq!((taken.count, taken.text.as_slice()), (2, &b"1\n2\n"[..]));
         assert!(waiting.push(b"4\n", 0, false));
+    }
+
+    /// The first day's file takes no byte, the second's all: `/dev/full` is a disk without room.
+    #[test]
+    fn lines_that_could_not_be_written_are_counted() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let dropped = metrics::with_local_recorder(&recorder, || metrics::counter!("dropped"));
+        let dir = tempfile::tempdir().expect("a directory");
+        let full = dir.path().join("decisions-2026-01-05.0.jsonl");
+        std::os::unix::fs::symlink("/dev/full", full).expect("a link");
+        let day = Timestamp(1_767_614_400_000).0.div_euclid(DAY_MS);
+        let waiting = waiting(8);
+        for (line, day) in [(&b"1\n"[..], day), (b"2\n", day), (b"3\n", day + 1), (b"4\n", day)] {
+            assert!(waiting.push(line, day, false));
+        }
+        waiting.close();
+        let mut writer = Writer { dir: dir.path().to_owned(), keep_ms: DAY_MS, open: None, dropped };
+        writer.run(&waiting);
+        assert!(recorder.handle().render().contains("dropped 3\n"), "{}", recorder.handle().render());
+        let next = fs::read_to_string(dir.path().join("decisions-2026-01-06.0.jsonl"));
+        assert_eq!(next.expect("the next day's file"), "3\n");
     }
 
     #[test]

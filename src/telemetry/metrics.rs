@@ -184,7 +184,7 @@ fn describe() {
     metrics::describe_gauge!("optgate_calls_running", "Calls under way, by method");
     metrics::describe_counter!(
         "optgate_decision_log_dropped_total",
-        "Decision log lines lost since it was full"
+        "Decision log lines lost: the queue was full, or a write failed"
     );
     metrics::describe_gauge!("optgate_ready", "1 while calls should be sent here");
     metrics::describe_gauge!(

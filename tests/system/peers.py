@@ -68,8 +68,32 @@ def test_peers_agree(scene):
         equal(len(status(node).replication.peers), 2, "peers in the status")
         shown = json.loads(run_optgate("status", "--server", node.target, "--json"))
         equal(len(shown["replication"]["peers"]), 2, "peers that `optgate status` shows")
+        figures(node)
     for node in cluster.nodes:
         equal(node.stop(), 0, "exit code after SIGTERM")
+
+
+def figures(node):
+    """The status and the metrics of a node that has two peers, holds all they hold, and knows it."""
+
+    def settled():
+        peers = status(node).replication.peers
+        return all(peer.HasField("lag") and not peer.lag_events and not peer.peer_lag_events for peer in peers)
+
+    until("nobody lacks anything", settled, CONVERGE_S)
+    wanted = ["optgate_peers_connected 2", "optgate_members 3", "optgate_stale 0", "optgate_peer_unverified_origins 0"]
+    for peer in status(node).replication.peers:
+        expect(peer.anchor and peer.connected.ToMilliseconds() > 0, f"{peer}")
+        label = f'{{peer="{peer.anchor}"}}'
+        wanted += [f"optgate_peer_connected{label} 1", f"optgate_peer_lag_events{label} 0"]
+
+    def shown():
+        lines = node.http_get("/metrics")[1].splitlines()
+        return all(line in lines for line in wanted)
+
+    # They are taken once a second.
+    until(f"the metrics show {wanted}", shown, CONVERGE_S)
+    equal(node.http_get("/readyz")[1], "ready\n", "readiness without remarks")
 
 
 def a_token_is_waited_for(a, b, c):
@@ -343,6 +367,8 @@ def test_peers_staleness(scene):
             denied(check(a, BEN, template, mode=PEEK), "OPTED_OUT", f"{template} to who opted out")
         expect(status(first).replication.stale, "the status says so")
         equal(first.http_status("/healthz"), 200, "a stale node lives")
+        until("readiness remarks on it", lambda: "note: too little is known" in first.http_get("/readyz")[1], CONVERGE_S)
+        equal(first.http_status("/readyz"), 200, "a stale node is ready")
         out = record(a, ANNA, opt_out(topics=["offers"]))
         expect(out.events, "an opt-out is taken by a stale node")
     finally:

@@ -167,12 +167,14 @@ pub(super) struct Meaning {
 }
 
 /// A line of an email that begins what is not the person's own words.
+#[derive(Clone)]
 pub(super) struct Cut {
     /// What stands before, between and behind each `...`, normalised; a single part is the whole line.
     pub parts: Vec<String>,
 }
 
 /// The keyword tables and texts of all languages in use.
+#[derive(Clone)]
 pub struct Lexicon {
     languages: Vec<String>,
     phrases: HashMap<Box<str>, Vec<Meaning>>,
