@@ -20,7 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::ledger::disk::Disk;
+use crate::ledger::disk::{Disk, DiskFile};
 
 mod format;
 #[cfg(test)]
@@ -109,6 +109,9 @@ pub enum PutError {
     /// The disk is full.
     #[error("the disk is full")]
     NoSpace,
+    /// It was closed.
+    #[error("the outbox is closed")]
+    Closed,
     /// The disk failed.
     #[error("the outbox takes nothing any more ({0}); look at its disk and restart")]
     Failed(String),
@@ -138,6 +141,8 @@ struct Shared {
     waiting: BTreeMap<u64, Arc<Item>>,
     bytes: usize,
     next: u64,
+    /// Something that waits is not in the file.
+    lacks: bool,
     failed: Option<String>,
 }
 
@@ -171,13 +176,12 @@ impl Outbox {
         };
         let waiting: BTreeMap<u64, Arc<Item>> =
             items.into_iter().map(|(number, item)| (number, Arc::new(item))).collect();
-        let (file, end) =
-            writer::renew(&*disk, identity, key_check, next, waiting.values()).map_err(io_error("write"))?;
+        let (file, end) = begin(&*disk, identity, key_check, next, &waiting).map_err(io_error("write"))?;
         let found = waiting.values().cloned().collect();
         let bytes = waiting.values().map(|item| item.len()).sum();
-        let shared = Arc::new(Mutex::new(Shared { waiting, bytes, next, failed: None }));
+        let shared = Arc::new(Mutex::new(Shared { waiting, bytes, next, lacks: false, failed: None }));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
-        let writer = Writer { disk, identity, key_check, file, end, shared: Arc::clone(&shared) };
+        let writer = Writer { disk, identity, key_check, file, end, lacks: false, shared: Arc::clone(&shared) };
         let thread =
             std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
         let thread = thread.map_err(io_error("start the thread of"))?;
@@ -208,6 +212,8 @@ impl Outbox {
         priority: bool,
     ) -> Result<(Arc<Item>, Synced), PutError> {
         let (answer, synced) = oneshot::channel();
+        let queue = self.queue.lock();
+        let Some(queue) = queue.as_ref() else { return Err(PutError::Closed) };
         let mut shared = self.shared.lock();
         let mut item = Item { number: shared.next, priority, payload, blob };
         let len = item.len();
@@ -230,16 +236,19 @@ impl Outbox {
         shared.bytes += len;
         shared.waiting.insert(item.number, Arc::clone(&item));
         // Under the lock, so that the file has them in the order of their numbers.
-        self.ask(Job::Put(Arc::clone(&item), answer));
+        ask(queue, &mut shared, Job::Put(Arc::clone(&item), answer));
         Ok((item, synced))
     }
 
     /// `number` is done with. A crash right now may bring it back.
     pub fn done(&self, number: u64) {
+        let queue = self.queue.lock();
         let mut shared = self.shared.lock();
         if let Some(item) = shared.waiting.remove(&number) {
             shared.bytes -= item.len();
-            self.ask(Job::Done(number));
+            if let Some(queue) = queue.as_ref() {
+                ask(queue, &mut shared, Job::Done(number));
+            }
         }
     }
 
@@ -264,21 +273,37 @@ impl Outbox {
             let _ = writer.join();
         }
     }
+}
 
-    /// Whoever waits for a full queue's answer is told that the disk does not keep up; the item itself waits in memory all the same.
-    fn ask(&self, job: Job) {
-        let queue = self.queue.lock();
-        let refused = match queue.as_ref().map(|queue| queue.try_send(job)) {
-            Some(Ok(())) => return,
-            Some(Err(TrySendError::Full(job))) => (job, PutError::Full),
-            Some(Err(TrySendError::Disconnected(job))) => {
-                (job, PutError::Failed("its writer is gone".into()))
-            }
-            None => return,
-        };
-        if let (Job::Put(_, answer), why) = refused {
-            let _ = answer.send(Err(why));
+/// Whoever waits for a full queue's answer is told that the disk does not keep up. The item waits in memory meanwhile, and the file is
+/// written anew with it as soon as that can be.
+fn ask(queue: &SyncSender<Job>, shared: &mut Shared, job: Job) {
+    let (job, why) = match queue.try_send(job) {
+        Ok(()) => return,
+        Err(TrySendError::Full(job)) => (job, PutError::Full),
+        Err(TrySendError::Disconnected(job)) => (job, PutError::Failed("its writer is gone".into())),
+    };
+    if let Job::Put(_, answer) = job {
+        shared.lacks = true;
+        let _ = answer.send(Err(why));
+    }
+}
+
+/// The file to go on with: a new one that holds what waits, or the old one where there is no room for another.
+fn begin(
+    disk: &dyn Disk,
+    identity: [u8; 16],
+    key_check: [u8; 16],
+    next: u64,
+    waiting: &BTreeMap<u64, Arc<Item>>,
+) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+    match writer::renew(disk, identity, key_check, next, waiting.values()) {
+        Err(fault) if writer::is_full(&fault) && disk.list()?.iter().any(|name| name == FILE) => {
+            let file = disk.open(FILE)?;
+            let end = file.len()?;
+            Ok((file, end))
         }
+        begun => begun,
     }
 }
 

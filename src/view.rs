@@ -58,7 +58,7 @@ pub use record::{PERSON_FORM_VERSION, Person};
 pub use registry::Entries;
 
 use drain::Pace;
-use folder::State;
+use folder::{Folder, State};
 use inner::Inner;
 use open::Surroundings;
 
@@ -242,6 +242,15 @@ impl View {
         Ok((Self { inner, opened: opened.clone(), owner }, opened))
     }
 
+    /// Takes away what a view in `dir` knew of consent, so that it is opened empty. What sends left behind and was not in the store yet,
+    /// and the notes of others, stay. Only while nobody has it open.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn begin_anew(dir: &Path) -> Result<(), ViewError> {
+        Folder::open(dir)?.begin_anew()
+    }
+
     /// Starts a rebuild from nothing: the caller feeds the whole ledger. Where [`Opened::rebuild`] asks for it, or when the view
     /// proves wrong: it claims more of the ledger than there is, or differs from a peer's. Until
     /// [`Rebuilder::finish`] the view does not answer; nothing may be applied meanwhile. Usage that was drained before is lost.
@@ -258,8 +267,10 @@ impl View {
     /// When the store cannot be read: the caller must deny.
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
         self.inner.require_undoubted(who)?;
+        // Looked up first: what is let go meanwhile is in the store by then.
+        let held = self.inner.held.of(who);
         let mut person = self.inner.get(who)?;
-        self.inner.held.over(who, &mut person);
+        held.over(who, &mut person);
         Ok(person)
     }
 
@@ -285,7 +296,7 @@ impl View {
     ) -> Result<R, ViewError> {
         self.inner.require_undoubted(who)?;
         self.inner.update(who, true, |person| {
-            self.inner.held.over(who, person);
+            self.inner.held.of(who).over(who, person);
             change(person)
         })
     }

@@ -445,6 +445,7 @@ impl From<PutError> for EngineError {
         match error {
             PutError::Full => Self::Busy,
             PutError::NoSpace => Self::NoSpace,
+            PutError::Closed => Self::NotServing("stopping"),
             PutError::Failed(why) => Self::LedgerFailed(why),
         }
     }

@@ -103,13 +103,11 @@ impl Inner {
             return Err(error);
         }
         if let Some(mark) = mark {
-            let taken = people.own.record.taken(mark.key);
-            match taken {
-                Some(taken) if taken.request.content == mark.content => {
-                    return Ok(Step::Done(RowOutcome::Repeated));
-                }
-                Some(taken) if !out => return Err(EngineError::AlreadyExists(taken.event)),
-                _ => {}
+            if people.own.record.taken_as(mark).is_some() {
+                return Ok(Step::Done(RowOutcome::Repeated));
+            }
+            if let Some(taken) = people.own.record.taken(mark.key).filter(|_| !out) {
+                return Err(EngineError::AlreadyExists(taken.event));
             }
             if !seen.insert((subject, mark.key)) {
                 return Ok(Step::Done(RowOutcome::Repeated));

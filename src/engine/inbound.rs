@@ -154,8 +154,8 @@ impl Inner {
         let mark = mark.filter(|_| !inbound.message_id.is_empty());
         // Another message under an id that was used before is no repetition where it opts out.
         let taken = mark.and_then(|mark| {
-            let taken = people.own.record.taken(mark.key)?;
-            (taken.request.content == mark.content || !opts_out).then_some(taken)
+            let record = &people.own.record;
+            record.taken_as(mark).or_else(|| record.taken(mark.key).filter(|_| !opts_out))
         });
         if let Some(taken) = taken {
             let answer = self.repeated(taken.event, &people, inbound, &reading.0, now);

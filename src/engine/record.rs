@@ -161,13 +161,11 @@ impl Inner {
 
         let mark = self.request_mark(business, &request.request_id, request.content);
         let mut used_for = None;
-        if let Some(mark) = mark
-            && let Some(taken) = people.own.record.taken(mark.key)
-        {
-            if taken.request.content == mark.content {
+        if let Some(mark) = mark {
+            if let Some(taken) = people.own.record.taken_as(mark) {
                 return Ok(self.answer(&request, &people, &rules, taken.event, true, Vec::new()));
             }
-            used_for = Some(taken.event);
+            used_for = people.own.record.taken(mark.key).map(|taken| taken.event);
         }
 
         let now = self.clock.now();

@@ -134,10 +134,52 @@ fn a_full_disk_is_told_and_gone_on_from() {
     disk.set_capacity(u64::MAX);
     let (second, synced) = put(&outbox, b"two", true);
     assert_eq!(synced, Ok(()));
-    outbox.done(first);
+    outbox.close();
+    assert_eq!(outbox.put(b"three".to_vec(), None, true).err(), Some(PutError::Closed));
+    drop(outbox);
+    disk.restart_after_power_cut();
+    assert_eq!(numbers(&open(&disk).1), [first, second], "what found no room is written once there is some");
+}
+
+#[test]
+fn what_waits_is_found_again_on_a_full_disk() {
+    let disk = SimDisk::new(10);
+    let (outbox, _) = open(&disk);
+    let first = put(&outbox, b"one", true).0;
     outbox.close();
     drop(outbox);
-    assert!(numbers(&open(&disk).1).contains(&second));
+    disk.set_capacity(disk.used_bytes());
+    let (outbox, found) = open(&disk);
+    assert_eq!(numbers(&found), [first]);
+    disk.set_capacity(u64::MAX);
+    let (second, synced) = put(&outbox, b"two", true);
+    assert_eq!(synced, Ok(()));
+    drop(outbox);
+    assert_eq!(numbers(&open(&disk).1), [first, second]);
+}
+
+/// The power goes between the new file's name and the directory's sync: whichever is there, what was synced later must be in it.
+#[test]
+fn a_file_that_could_not_be_put_in_place_ends_the_outbox() {
+    let disk = SimDisk::new(11);
+    let (outbox, _) = open(&disk);
+    let large = vec![0; 600_000];
+    let first = put(&outbox, b"waits", true).0;
+    let done = put(&outbox, &large, false).0;
+    outbox.done(done);
+    let last = put(&outbox, &large, false).0;
+    // The new file is synced, then the directory, which fails.
+    disk.sync_fault_in(Some(1));
+    outbox.done(last);
+    while outbox.failed().is_none() {
+        std::thread::yield_now();
+    }
+    disk.sync_fault_in(None);
+    assert!(matches!(put(&outbox, b"three", true).1, Err(PutError::Failed(_))));
+    drop(outbox);
+    disk.restart_after_power_cut();
+    let found = numbers(&open(&disk).1);
+    assert!(found.contains(&first), "{found:?}");
 }
 
 #[test]

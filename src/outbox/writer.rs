@@ -17,6 +17,8 @@ pub struct Writer {
     pub file: Arc<dyn DiskFile>,
     /// Behind the last record.
     pub end: u64,
+    /// Something that waits is not in the file: there was no room for it.
+    pub lacks: bool,
     pub shared: Arc<Mutex<Shared>>,
 }
 
@@ -32,9 +34,7 @@ impl Writer {
             if let Err(PutError::Failed(why)) = &outcome
                 && failed.is_none()
             {
-                tracing::error!(fault = %why, "the outbox failed; what is taken in is kept in memory alone until a restart");
-                self.shared.lock().failed = Some(why.clone());
-                failed = Some(why.clone());
+                failed = Some(self.fail(why.clone()));
             }
             for job in group {
                 if let Job::Put(_, answer) = job {
@@ -42,8 +42,9 @@ impl Writer {
                     let _ = answer.send(outcome.clone());
                 }
             }
-            if failed.is_none() && self.end >= RENEW_FROM_BYTES {
-                self.renew_if_worth();
+            self.lacks |= std::mem::take(&mut self.shared.lock().lacks) || outcome.is_err();
+            if failed.is_none() {
+                failed = self.renew_if_worth().err();
             }
         }
     }
@@ -66,8 +67,7 @@ impl Writer {
                 self.end += bytes.len() as u64;
                 Ok(())
             }
-            Err(fault)
-                if matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            Err(fault) if is_full(&fault) =>
             {
                 // Part of it may be there; the next group is written over it.
                 Err(PutError::NoSpace)
@@ -76,27 +76,65 @@ impl Writer {
         }
     }
 
-    /// Begins the file anew once most of it is done with.
-    fn renew_if_worth(&mut self) {
+    /// Begins the file anew once most of it is done with, or it lacks something.
+    ///
+    /// # Errors
+    /// When it cannot be told which of the two files a start would find.
+    fn renew_if_worth(&mut self) -> Result<(), String> {
+        if !self.lacks && self.end < RENEW_FROM_BYTES {
+            return Ok(());
+        }
         let (next, waiting, bytes) = {
             let shared = self.shared.lock();
             (shared.next, shared.waiting.values().cloned().collect::<Vec<_>>(), shared.bytes as u64)
         };
-        if self.end < RENEW_FROM_BYTES + 2 * bytes {
-            return;
+        if !self.lacks && self.end < RENEW_FROM_BYTES + 2 * bytes {
+            return Ok(());
         }
-        match renew(&*self.disk, self.identity, self.key_check, next, waiting.iter()) {
-            Ok((file, end)) => (self.file, self.end) = (file, end),
+        match write_new(&*self.disk, self.identity, self.key_check, next, waiting.iter()) {
+            Ok((file, end)) => {
+                put_in_place(&*self.disk).map_err(|fault| self.fail(fault.to_string()))?;
+                (self.file, self.end, self.lacks) = (file, end, false);
+            }
             // The old file is as good as it was; it only stays long.
             Err(fault) => {
-                tracing::warn!(%fault, "the outbox's file could not be begun anew; trying again later")
+                tracing::warn!(%fault, "the outbox's file could not be begun anew; trying again later");
             }
         }
+        Ok(())
     }
+
+    fn fail(&self, why: String) -> String {
+        tracing::error!(fault = %why, "the outbox failed; what is taken in is kept in memory alone until a restart");
+        self.shared.lock().failed = Some(why.clone());
+        why
+    }
+}
+
+/// There is no room.
+pub fn is_full(fault: &io::Error) -> bool {
+    matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Writes a file with these items and puts it in place of the one there was; with where it ends.
 pub fn renew<'a>(
+    disk: &dyn Disk,
+    identity: [u8; 16],
+    key_check: [u8; 16],
+    next: u64,
+    items: impl Iterator<Item = &'a Arc<Item>>,
+) -> io::Result<(Arc<dyn DiskFile>, u64)> {
+    let written = write_new(disk, identity, key_check, next, items)?;
+    put_in_place(disk)?;
+    Ok(written)
+}
+
+fn put_in_place(disk: &dyn Disk) -> io::Result<()> {
+    disk.rename(FILE_NEW, FILE)?;
+    disk.sync_dir()
+}
+
+fn write_new<'a>(
     disk: &dyn Disk,
     identity: [u8; 16],
     key_check: [u8; 16],
@@ -109,7 +147,5 @@ pub fn renew<'a>(
     let file = disk.create(FILE_NEW)?;
     file.write_at(&bytes, 0)?;
     file.fdatasync()?;
-    disk.rename(FILE_NEW, FILE)?;
-    disk.sync_dir()?;
     Ok((file, bytes.len() as u64))
 }

@@ -196,6 +196,14 @@ impl Record {
         self.taken.get(at).filter(|taken| taken.request.key == key)
     }
 
+    /// The request taken that is exactly this one, if any; of several, the first by event id.
+    #[must_use]
+    pub fn taken_as(&self, mark: RequestMark) -> Option<&Taken> {
+        let at = self.taken.partition_point(|taken| taken.request.key < mark.key);
+        let of_key = self.taken[at..].iter().take_while(|taken| taken.request.key == mark.key);
+        of_key.into_iter().find(|taken| taken.request.content == mark.content)
+    }
+
     /// The allowance that `event` gave, if it is remembered.
     #[must_use]
     pub fn allowance(&self, event: EventId) -> Option<&Allowance> {

@@ -78,6 +78,12 @@ impl Folder {
         write_whole(&self.dir.join(STATE), [render(state).as_bytes()])
     }
 
+    /// Takes the store away, and what was said of it.
+    pub fn begin_anew(&self) -> Result<(), ViewError> {
+        self.disown()?;
+        self.wipe_store()
+    }
+
     /// Unsays everything: the next start rebuilds. It needs no space on the disk.
     pub fn disown(&self) -> Result<(), ViewError> {
         let path = self.dir.join(STATE);

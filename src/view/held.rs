@@ -49,12 +49,22 @@ impl Held {
         self.some.store(!by_person.is_empty(), Ordering::Release);
     }
 
-    /// Lays what is held of `who` over what was read.
-    pub fn over(&self, who: &Identifier, person: &mut Person) {
+    /// What is held of `who` now.
+    pub fn of(&self, who: &Identifier) -> HeldOf {
         if !self.some.load(Ordering::Acquire) {
-            return;
+            return HeldOf(Vec::new());
         }
-        for (id, event) in self.by_person.read().get(who).into_iter().flatten() {
+        HeldOf(self.by_person.read().get(who).cloned().unwrap_or_default())
+    }
+}
+
+/// What was held of one person.
+pub struct HeldOf(Events);
+
+impl HeldOf {
+    /// Lays it over what was read.
+    pub fn over(&self, who: &Identifier, person: &mut Person) {
+        for (id, event) in &self.0 {
             person.record.apply(*id, event, who);
         }
     }
