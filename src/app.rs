@@ -228,7 +228,8 @@ fn bind(config: &Config) -> Result<Bound, BindError> {
         listeners.push(Listener::unix(path, config.server.uds_mode, UNIX_CONNECTIONS_MAX)?);
     }
     let http = config.server.http.map(|addr| Listener::tcp(addr, HTTP_CONNECTIONS_MAX)).transpose()?;
-    let peer = config.replication.listen.map(|addr| Listener::tcp(addr, peers::LINKS_MAX)).transpose()?;
+    let peer =
+        config.replication.listen.map(|addr| Listener::tcp(addr, peers::CONNECTIONS_MAX)).transpose()?;
     Ok(Bound { listeners, http, peers: peer })
 }
 

@@ -206,7 +206,8 @@ impl Engine {
                 State::Failed(why) => Some(why),
                 State::Running | State::Closed => None,
             },
-            Log::Edge(edge) => edge.failed(),
+            // A restart would lose what is in memory alone, so it waits until that has been carried away.
+            Log::Edge(edge) => edge.failed().filter(|_| edge.waiting().items == 0),
         }
     }
 

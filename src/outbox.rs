@@ -181,7 +181,8 @@ impl Outbox {
         let bytes = waiting.values().map(|item| item.len()).sum();
         let shared = Arc::new(Mutex::new(Shared { waiting, bytes, next, lacks: false, failed: None }));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
-        let writer = Writer { disk, identity, key_check, file, end, lacks: false, shared: Arc::clone(&shared) };
+        let writer =
+            Writer { disk, identity, key_check, file, end, lacks: false, shared: Arc::clone(&shared) };
         let thread =
             std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
         let thread = thread.map_err(io_error("start the thread of"))?;

@@ -37,6 +37,9 @@ use anchors::Anchors;
 pub use door::{Door, PEER_MESSAGE_BYTES_MAX, PEER_STREAM_WINDOW_BYTES};
 pub use link::LINKS_MAX;
 
+/// Connections at the peers' door: an edge has two, one for the stream and one for its other calls.
+pub const CONNECTIONS_MAX: usize = 2 * LINKS_MAX;
+
 /// How the node talks to its peers.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -344,6 +344,12 @@ impl View {
         })
     }
 
+    /// Whether a shard is in doubt.
+    #[must_use]
+    pub fn is_any_doubted(&self) -> bool {
+        self.inner.doubted.iter().any(|doubt| doubt.load(Ordering::Acquire))
+    }
+
     /// While a shard is in doubt, nobody of it is read.
     pub fn doubt(&self, shard: usize, doubted: bool) {
         if let Some(doubt) = self.inner.doubted.get(shard) {

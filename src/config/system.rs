@@ -176,7 +176,8 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
             );
         }
     }
-    let counted = !peers.is_empty() && peers.iter().all(|peer| is_address(peer));
+    // An edge may well know some of the anchors only.
+    let counted = *role == Role::Anchor && !peers.is_empty() && peers.iter().all(|peer| is_address(peer));
     if anchors.is_none() && !counted && (listen.is_some() || !peers.is_empty()) {
         section.at.fault(
             report,

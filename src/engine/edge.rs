@@ -8,24 +8,26 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 
-use crate::ledger::{Head, RelayError, Relayed};
+use crate::ledger::{BLOB_LEN_MAX, Head, PAYLOAD_LEN_MAX, RelayError, Relayed};
 use crate::outbox::{Item, Outbox, PutError, Waiting};
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
 use crate::policy::evidence::Personal;
 use crate::policy::ids::{EventId, Identifier, OriginId};
+use crate::policy::time::Timestamp;
 use crate::view::{View, ViewError};
 
 use super::codec;
 use super::error::EngineError;
 use super::record::suppresses;
 use super::start::{apply_without_place, read_entry, subjects};
+use super::stripes::Turn;
 use super::token::{Token, Vector};
 use super::{Engine, Inner};
 
@@ -65,14 +67,40 @@ pub struct Edge {
     underway: Mutex<FxHashMap<u64, Underway>>,
     /// The items under way that come from a caller's request, so that a retry waits for the same item.
     by_mark: Mutex<FxHashMap<(Identifier, [u8; 16]), u64>>,
-    unsent: Mutex<VecDeque<Arc<Item>>>,
+    unsent: Mutex<Unsent>,
     sendable: Notify,
-    /// Numbered, but not applied here yet: still held.
+    /// Numbered, but not applied here yet: still held. What finds no room here is held until a restart.
     arriving: Mutex<FxHashMap<u64, (EventId, Arc<ConsentEvent>)>>,
     /// How far the events of an origin are on a majority's disks, as anchors answered.
     replicated: Mutex<FxHashMap<OriginId, u64>>,
+    /// Names for opt-outs that do not verify.
+    doubtful: AtomicU64,
+    doubtful_origin: [u8; 16],
 }
 
+/// What is to be carried to an anchor, in this order.
+#[derive(Default)]
+struct Unsent {
+    /// Opt-outs that no anchor was offered yet.
+    urgent: VecDeque<Arc<Item>>,
+    /// Everything else that none was offered.
+    ordinary: VecDeque<Arc<Item>>,
+    /// What was offered, and is to be offered again.
+    again: VecDeque<Arc<Item>>,
+}
+
+impl Unsent {
+    fn pop(&mut self) -> Option<Arc<Item>> {
+        let Self { urgent, ordinary, again } = self;
+        urgent.pop_front().or_else(|| ordinary.pop_front()).or_else(|| again.pop_front())
+    }
+}
+
+/// The most events that are held here until they arrive.
+const ARRIVING_MAX: usize = crate::outbox::ITEMS_WITH_OPT_OUTS_MAX;
+/// For how long an opt-out without a request id is taken to be the same as one that is under way. It must be much less than the clock
+/// margin: only an opt-in later than that could tell the two apart.
+const SAME_WITHIN_MS: i64 = 60_000;
 /// Origins whose durability is remembered; more than anchors have runs in a long time.
 const REPLICATED_MAX: usize = 1_024;
 
@@ -88,6 +116,8 @@ impl Edge {
             sendable: Notify::new(),
             arriving: Mutex::default(),
             replicated: Mutex::default(),
+            doubtful: AtomicU64::new(1),
+            doubtful_origin: doubtful_origin(),
         };
         for item in found {
             let event = match codec::decode_entry(&item.payload) {
@@ -127,7 +157,8 @@ impl Edge {
     /// The next item to carry to an anchor, once there is one.
     pub async fn next_unsent(&self) -> Arc<Item> {
         loop {
-            if let Some(item) = self.unsent.lock().pop_front() {
+            let next = self.unsent.lock().pop();
+            if let Some(item) = next {
                 return item;
             }
             self.sendable.notified().await;
@@ -166,16 +197,32 @@ impl Edge {
         }
         let (outcome, watching) = watch::channel(None);
         self.underway.lock().insert(item.number, Underway { held, mark, outcome });
-        self.unsent.lock().push_back(Arc::clone(item));
+        let mut unsent = self.unsent.lock();
+        let line = if item.priority { &mut unsent.urgent } else { &mut unsent.ordinary };
+        line.push_back(Arc::clone(item));
+        drop(unsent);
         self.sendable.notify_one();
         watching
     }
 
-    /// The item that an earlier try of the same request became, if it is under way.
-    fn same_request(&self, event: &ConsentEvent) -> Option<watch::Receiver<Option<Outcome>>> {
-        let (who, mark) = (event.subjects.first()?, event.request?);
-        let number = *self.by_mark.lock().get(&(*who, whole(mark)))?;
-        Some(self.underway.lock().get(&number)?.outcome.subscribe())
+    /// The item that an earlier try of the same request became, if it is under way. Tries without a request id are told by what they
+    /// suppress: each of them would else be an event of its own.
+    fn same_request(&self, event: &ConsentEvent, had_id: bool) -> Option<watch::Receiver<Option<Outcome>>> {
+        let who = event.subjects.first()?;
+        if had_id {
+            let number = *self.by_mark.lock().get(&(*who, whole(event.request?)))?;
+            return Some(self.underway.lock().get(&number)?.outcome.subscribe());
+        }
+        let wanted = timeless(suppressing(event)?);
+        let underway = self.underway.lock();
+        let same = underway.values().find(|underway| {
+            underway.held.as_ref().is_some_and(|held| {
+                held.subjects == event.subjects
+                    && event.recorded.0.saturating_sub(held.recorded.0) < SAME_WITHIN_MS
+                    && timeless((**held).clone()) == wanted
+            })
+        })?;
+        Some(same.outcome.subscribe())
     }
 
     fn end(&self, number: u64, outcome: Outcome) -> Option<Underway> {
@@ -207,12 +254,37 @@ impl Edge {
     }
 }
 
+/// An origin that no ledger has, of this run alone.
+fn doubtful_origin() -> [u8; 16] {
+    let mut origin = [0xff; 16];
+    // Without randomness it is still nobody's.
+    let _ = getrandom::fill(&mut origin);
+    origin
+}
+
 /// A request's mark as one value.
 fn whole(mark: RequestMark) -> [u8; 16] {
     let mut out = [0; 16];
     out[..8].copy_from_slice(&mark.key);
     out[8..].copy_from_slice(&mark.content);
     out
+}
+
+/// An event but for its times.
+fn timeless(mut event: ConsentEvent) -> Vec<Change> {
+    for change in &mut event.changes {
+        match change {
+            Change::OptOut(out) => {
+                (out.time, out.stated) = (Timestamp(0), None);
+                out.inbound = out.inbound.map(|(channel, _)| (channel, Timestamp(0)));
+            }
+            Change::Invalidate(invalidate) => invalidate.time = Timestamp(0),
+            Change::Hold(hold) => hold.time = Timestamp(0),
+            Change::Preference(preference) => preference.time = Timestamp(0),
+            Change::OptIn(_) | Change::Request(_) | Change::Help { .. } => {}
+        }
+    }
+    event.changes
 }
 
 /// What of an event suppresses: that holds at once. Not the request it came by: a retry must go on waiting for the anchor.
@@ -229,7 +301,8 @@ fn suppressing(event: &ConsentEvent) -> Option<ConsentEvent> {
 }
 
 impl Inner {
-    /// Takes an entry in for an anchor to number, and waits until one has and it is applied here.
+    /// Takes an entry in for an anchor to number, gives the person's turn back, and waits until an anchor has numbered it and it is
+    /// applied here.
     ///
     /// # Errors
     /// [`EngineError::Kept`] when no anchor answered in time.
@@ -238,34 +311,40 @@ impl Inner {
         edge: &Edge,
         mut entry: LedgerEntry,
         personal: &Personal,
+        mut priority: bool,
         until: Option<Instant>,
+        turn: &mut Turn,
     ) -> Result<EventId, EngineError> {
         let until = until.unwrap_or_else(|| Instant::now() + ANCHOR_ANSWERS_WITHIN);
-        let mut priority = false;
+        let left = || until.saturating_duration_since(Instant::now());
+        let mut same = None;
         if let LedgerEntry::Consent(event) = &mut entry {
             priority = event.changes.iter().any(suppresses);
+            let had_id = event.request.is_some();
             // By it an anchor knows an item that comes again.
             event.request.get_or_insert(random_mark(edge, self.clock.now().0));
             leave_out_provisional(event, OriginId(edge.identity()));
+            same = edge.same_request(event, had_id);
         }
-        let event = match &entry {
-            LedgerEntry::Consent(event) => Some(event),
-            _ => None,
-        };
-        let mut outcome = match event.and_then(|event| edge.same_request(event)) {
+        let mut outcome = match same {
             Some(outcome) => outcome,
             None => {
-                let payload = codec::encode_entry(&entry);
-                let blob = (!personal.is_empty()).then(|| codec::encode_personal(personal));
+                let (payload, blob) = fitting(&mut entry, personal, priority)?;
+                let event = match &entry {
+                    LedgerEntry::Consent(event) => Some(event),
+                    _ => None,
+                };
                 let (item, synced) = edge.outbox.put(payload, blob, priority)?;
                 let outcome = edge.take_up(&item, event, &self.view);
-                if let Ok(Err(error)) = synced.await {
-                    tracing::warn!(%error, "what was taken in is kept in memory alone until an anchor has it");
+                turn.clear();
+                if let Ok(Ok(Err(error))) = tokio::time::timeout(left(), synced).await {
+                    tracing::warn!(%error, "what was taken in is kept in memory alone until an anchor or the disk has it");
                 }
                 outcome
             }
         };
-        let left = || until.saturating_duration_since(Instant::now());
+        // Others of the same person need not wait for an anchor.
+        turn.clear();
         let told = tokio::time::timeout(left(), outcome.wait_for(Option::is_some)).await;
         let numbered = match told.ok().and_then(Result::ok).and_then(|told| told.clone()) {
             Some(Outcome::Numbered(numbered)) => numbered,
@@ -279,6 +358,31 @@ impl Inner {
             Err(EngineError::NotReplicated(numbered.event))
         }
     }
+}
+
+/// The entry's bytes and its personal fields, if they are no longer than a ledger takes. Of what opts somebody out, the rest is left
+/// away rather than that.
+fn fitting(
+    entry: &mut LedgerEntry,
+    personal: &Personal,
+    priority: bool,
+) -> Result<(Vec<u8>, Option<Vec<u8>>), EngineError> {
+    let mut payload = codec::encode_entry(entry);
+    let mut blob = (!personal.is_empty()).then(|| codec::encode_personal(personal));
+    if blob.as_ref().is_some_and(|blob| blob.len() > BLOB_LEN_MAX) && priority {
+        blob = None;
+    }
+    if payload.len() > PAYLOAD_LEN_MAX
+        && priority
+        && let LedgerEntry::Consent(event) = entry
+    {
+        event.changes.retain(suppresses);
+        payload = codec::encode_entry(entry);
+    }
+    if payload.len() > PAYLOAD_LEN_MAX || blob.as_ref().is_some_and(|blob| blob.len() > BLOB_LEN_MAX) {
+        return Err(EngineError::field("changes", "the request is too long to be recorded"));
+    }
+    Ok((payload, blob))
 }
 
 /// A mark for an event that came without a request id.
@@ -326,7 +430,11 @@ impl Engine {
             return false;
         }
         if let Some(Underway { held: Some(held), .. }) = edge.end(item.number, Outcome::Numbered(numbered)) {
-            edge.arriving.lock().insert(item.number, (numbered.event, held));
+            let mut arriving = edge.arriving.lock();
+            if arriving.len() < ARRIVING_MAX {
+                arriving.insert(item.number, (numbered.event, held));
+            }
+            drop(arriving);
             edge.let_go_arrived(&self.inner.vector, &self.inner.view);
         }
         true
@@ -348,11 +456,44 @@ impl Engine {
         true
     }
 
-    /// An item that could not be carried goes back in line.
+    /// An item that was offered, and is to be offered again, goes back in line.
     pub fn unsent(&self, item: Arc<Item>) {
         if let Some(edge) = self.edge() {
-            edge.unsent.lock().push_front(item);
+            edge.unsent.lock().again.push_back(item);
             edge.sendable.notify_one();
+        }
+    }
+
+    /// An item that could not be offered to anybody goes back to where it was in line.
+    pub fn not_offered(&self, item: Arc<Item>) {
+        if let Some(edge) = self.edge() {
+            let mut unsent = edge.unsent.lock();
+            let line = if item.priority { &mut unsent.urgent } else { &mut unsent.ordinary };
+            line.push_front(item);
+            drop(unsent);
+            edge.sendable.notify_one();
+        }
+    }
+
+    /// How long ago an item was taken in, by this node's clock, in milliseconds.
+    #[must_use]
+    pub fn age_ms(&self, item: &Item) -> u64 {
+        match codec::decode_entry(&item.payload) {
+            Ok(LedgerEntry::Consent(event)) => {
+                u64::try_from(self.inner.clock.now().0.saturating_sub(event.recorded.0)).unwrap_or(0)
+            }
+            // Only a consent event's age matters.
+            _ => 0,
+        }
+    }
+
+    /// Lets the opt-outs of an event that does not verify hold here until a restart. Anchors keep them for good.
+    pub(super) fn hold_doubtful(&self, edge: &Edge, event: ConsentEvent) {
+        let sequence = edge.doubtful.fetch_add(1, Ordering::Relaxed);
+        let id = EventId { origin: OriginId(edge.doubtful_origin), sequence };
+        if let Err(error) = self.inner.view.apply_without_place(id, &event) {
+            self.inner.behind.store(true, Ordering::Release);
+            tracing::error!(%error, "opt-outs could not be applied; nothing is allowed until a restart");
         }
     }
 

@@ -17,6 +17,7 @@ use super::decision::Decision;
 use super::error::EngineError;
 use super::people::Identity;
 use super::registry::after;
+use super::stripes::Turn;
 use super::token::Token;
 use super::{Engine, Inner};
 
@@ -307,6 +308,6 @@ impl Inner {
             changes: vec![Change::Preference(preference)],
         };
         let personal = Personal { actor: "provider:".into(), ..Personal::default() };
-        self.append_event(event, &personal, None).await
+        self.append_event(event, &personal, None, &mut Turn::default()).await
     }
 }

@@ -143,7 +143,7 @@ impl Inner {
         let rules = Arc::clone(book.rules(business).unwrap_or(book.defaults()));
         let identity = Identity::of(&self.key, business, first);
         let subjects = self.subjects(business, &identity, &inbound.identifiers[1..]);
-        let _turn = self.stripes.lock(&subjects).await;
+        let mut turn = self.stripes.lock(&subjects).await;
         let reading = self.lexicon_read(inbound, &rules);
         let opts_out = matches!(reading.0, Outcome::OptOut(_));
         let (people, _) = self.people_or_own(identity, opts_out)?;
@@ -187,7 +187,7 @@ impl Inner {
                 rules_version: book.version().to_owned(),
                 changes: meaning.changes,
             };
-            event = Some(self.append_event(consent_event, &personal, None).await?);
+            event = Some(self.append_event(consent_event, &personal, None, &mut turn).await?);
         }
         self.hear(&subjects, inbound, at, reopens)?;
         let own = self.view.get(&people.identity.own)?;

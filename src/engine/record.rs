@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::ledger::Entry;
+use crate::policy::consent::Mark;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
 use crate::policy::evidence::{Evidence, ImportSource, Personal};
-use crate::policy::ids::{BusinessId, EventId, Identifier};
+use crate::policy::ids::{BusinessId, EventId, Identifier, OriginId};
 use crate::policy::recorder::{self, Recorded, Source};
 use crate::policy::report::{FieldViolation, Report};
 use crate::policy::rules::Rules;
@@ -17,6 +18,7 @@ use crate::policy::types::{Channel, Purpose, Scope};
 use super::codec;
 use super::error::EngineError;
 use super::people::{Identity, People};
+use super::stripes::Turn;
 use super::token::Token;
 use super::{Engine, Inner, Log};
 
@@ -133,12 +135,12 @@ impl Engine {
         }
         // The id of the request names the other event; a retry of it is to find that one.
         event.request = None;
-        match self.inner.append_event(event, &Personal::default(), None).await {
-            Ok(event) => Ok(Some(event)),
-            // They hold here and are on their way.
-            Err(EngineError::Kept | EngineError::NotReplicated(_)) => Ok(None),
-            Err(error) => Err(error),
+        if let Some(edge) = self.edge() {
+            self.hold_doubtful(edge, event);
+            return Ok(None);
         }
+        let mut turn = Turn::default();
+        Ok(Some(self.inner.append_event(event, &Personal::default(), None, &mut turn).await?))
     }
 }
 
@@ -156,7 +158,7 @@ impl Inner {
         let rules = Arc::clone(book.rules(business).unwrap_or(book.defaults()));
         let identity = Identity::of(&self.key, business, &request.recipient);
         let subjects = self.subjects(business, &identity, &request.also);
-        let _turn = self.stripes.lock(&subjects).await;
+        let mut turn = self.stripes.lock(&subjects).await;
         let (people, unreadable) = self.people_or_own(identity, has_out)?;
 
         let mark = self.request_mark(business, &request.request_id, request.content);
@@ -180,7 +182,8 @@ impl Inner {
         };
         match recorded {
             Ok(recorded) => {
-                let event = self.append_recorded(&request, subjects, mark, recorded.clone()).await?;
+                let event =
+                    self.append_recorded(&request, subjects, mark, recorded.clone(), &mut turn).await?;
                 let (people, _) = self.people_or_own(people.identity, has_out)?;
                 let warnings = recorded.warnings.into_iter().map(|text| FieldViolation::new("changes", text));
                 let answer = self.answer(&request, &people, &rules, event, false, warnings.collect());
@@ -199,11 +202,19 @@ impl Inner {
                 };
                 let recorded = recorder::record(&outs.reports, &people.known(), outs.source, &rules, now)
                     .unwrap_or_default();
-                let event = self.append_recorded(&outs, subjects, None, recorded).await?;
+                let event = self.append_recorded(&outs, subjects, None, recorded, &mut turn).await?;
                 Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal) })
             }
+            // What it would have to name has no number yet.
+            Err(EngineError::Unsuperseded(marks)) if self.is_any_held(&marks) => Err(EngineError::Kept),
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// Whether one of `marks` only holds here, before an anchor has numbered it.
+    fn is_any_held(&self, marks: &[Mark]) -> bool {
+        let Some(edge) = self.edge() else { return false };
+        marks.iter().any(|mark| mark.id.origin == OriginId(edge.identity()))
     }
 
     /// An opt-in may name an opt-out that is on its way here from a peer: recorded without it, it could never be shown to come after
@@ -331,6 +342,7 @@ impl Inner {
         subjects: Vec<Identifier>,
         mark: Option<RequestMark>,
         recorded: Recorded,
+        turn: &mut Turn,
     ) -> Result<EventId, EngineError> {
         let personal = personal_of(request, &recorded);
         let event = ConsentEvent {
@@ -341,7 +353,7 @@ impl Inner {
             rules_version: self.book().version().to_owned(),
             changes: recorded.changes,
         };
-        self.append_event(event, &personal, request.wants_replicated).await
+        self.append_event(event, &personal, request.wants_replicated, turn).await
     }
 
     /// Appends an event and waits until it is durable and applied; at an edge, no longer than `until`.
@@ -350,12 +362,14 @@ impl Inner {
         mut event: ConsentEvent,
         personal: &Personal,
         until: Option<Instant>,
+        turn: &mut Turn,
     ) -> Result<EventId, EngineError> {
         self.leave_out_doubtful_times(&mut event);
         let ledger = match &self.log {
             Log::Ledger(ledger) => ledger,
             Log::Edge(edge) => {
-                return self.submit(edge, LedgerEntry::Consent(event), personal, until).await;
+                let entry = LedgerEntry::Consent(event);
+                return self.submit(edge, entry, personal, false, until, turn).await;
             }
         };
         let priority = event.changes.iter().any(suppresses);

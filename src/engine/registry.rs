@@ -11,6 +11,7 @@ use crate::policy::time::Timestamp;
 use super::book::normal_language;
 use super::codec;
 use super::error::EngineError;
+use super::stripes::Turn;
 use super::{Engine, Inner, Log};
 
 /// The longest template name, in bytes, as Meta has it.
@@ -118,7 +119,10 @@ impl Inner {
     ) -> Result<EventId, EngineError> {
         let ledger = match &self.log {
             Log::Ledger(ledger) => ledger,
-            Log::Edge(edge) => return self.submit(edge, entry, &Personal::default(), None).await,
+            Log::Edge(edge) => {
+                let (none, mut turn) = (Personal::default(), Turn::default());
+                return self.submit(edge, entry, &none, priority, None, &mut turn).await;
+            }
         };
         let entry = Entry { payload: codec::encode_entry(&entry), blob: None, priority, bulk: false };
         Ok(ledger.append(entry)?.await?.id)

@@ -45,11 +45,9 @@ impl Engine {
     pub fn snapshot(&self, mut each: impl FnMut(Part) -> ControlFlow<()>) -> Result<(), EngineError> {
         let inner = &self.inner;
         inner.serving()?;
-        if inner.is_behind() || inner.replica.is_damaged() {
-            return Err(EngineError::NotServing("damaged"));
-        }
         let heads = inner.ledger()?.vector();
         inner.await_applied(&heads)?;
+        inner.sound()?;
         for heads in heads.chunks(ITEMS_PER_PART_MAX) {
             if each(Part::Heads(heads.to_vec())).is_break() {
                 return Ok(());
@@ -90,7 +88,7 @@ impl Engine {
         if !persons.is_empty() {
             let _ = each(Part::Persons(persons));
         }
-        Ok(())
+        inner.sound()
     }
 
     /// Begins to take a snapshot of another node in. Until [`Loading::finish`] nothing is answered from the view.
@@ -108,6 +106,14 @@ impl Engine {
 }
 
 impl Inner {
+    /// Nothing of the view is known to be wrong.
+    fn sound(&self) -> Result<(), EngineError> {
+        if self.is_behind() || self.replica.is_damaged() || self.view.is_any_doubted() {
+            return Err(EngineError::NotServing("damaged"));
+        }
+        Ok(())
+    }
+
     /// What the ledger holds may be on its way into the view.
     fn await_applied(&self, heads: &[(OriginId, Head)]) -> Result<(), EngineError> {
         let until = Instant::now() + APPLIED_WITHIN;

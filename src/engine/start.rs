@@ -282,15 +282,10 @@ fn bring_up(
     Ok((view, started))
 }
 
-/// A view that answers nothing before a snapshot is loaded. What an earlier run left is of no use: it may lack what came since, and
-/// a snapshot has all of it.
+/// A view that answers nothing before a snapshot is loaded. What an earlier run knew of consent is of no use: it may lack what came
+/// since, and a snapshot has all of it.
 fn empty_view(config: view::Config, dir: &Path, check: [u8; 16]) -> Result<View, StartError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(StartError::Directory { dir: dir.to_owned(), source });
-        }
-        _ => {}
-    }
+    View::begin_anew(dir)?;
     Ok(View::open(config, dir, LedgerIdentity(check))?.0)
 }
 

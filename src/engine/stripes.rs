@@ -9,6 +9,9 @@ use crate::policy::ids::Identifier;
 /// How many locks there are: persons share them by their identifier.
 const STRIPES: usize = 1024;
 
+/// Some persons' turn, until it is dropped or cleared.
+pub type Turn = Vec<OwnedMutexGuard<()>>;
+
 /// The locks.
 pub struct Stripes(Vec<Arc<Mutex<()>>>);
 
@@ -20,7 +23,7 @@ impl Default for Stripes {
 
 impl Stripes {
     /// Waits for the turn of all of `ids` at once.
-    pub async fn lock(&self, ids: &[Identifier]) -> Vec<OwnedMutexGuard<()>> {
+    pub async fn lock(&self, ids: &[Identifier]) -> Turn {
         // In ascending order, so that two calls can never wait for each other.
         let mut stripes: Vec<usize> = ids.iter().map(stripe).collect();
         stripes.sort_unstable();

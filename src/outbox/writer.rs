@@ -67,8 +67,7 @@ impl Writer {
                 self.end += bytes.len() as u64;
                 Ok(())
             }
-            Err(fault) if is_full(&fault) =>
-            {
+            Err(fault) if is_full(&fault) => {
                 // Part of it may be there; the next group is written over it.
                 Err(PutError::NoSpace)
             }

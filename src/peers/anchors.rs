@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
-use super::dial::{ADDRESSES_MAX, resolve};
+use super::dial::{ADDRESSES_MAX, KEEPALIVE, resolve};
 use super::door::{PEER_MESSAGE_BYTES_MAX, PEER_STREAM_WINDOW_BYTES};
 use crate::grpc::status::ApiError;
 use crate::pb::replication::v1 as pb;
@@ -73,6 +73,8 @@ impl Anchors {
 fn client(addr: SocketAddr) -> Client {
     let endpoint = Endpoint::from(uri(addr))
         .connect_timeout(CONNECT_WITHIN)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
         .tcp_nodelay(true)
         .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(PEER_STREAM_WINDOW_BYTES);

@@ -26,7 +26,7 @@ const REDIAL_REFUSED: Duration = Duration::from_secs(30);
 /// How long a connection may take to stand.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How often a silent connection is asked whether it lives, and how long it may take to say so.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A link that stood this long was a good one: the next wait is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 

@@ -14,6 +14,7 @@ use super::compare;
 use super::link::{Links, Outgoing};
 use super::snapshot::{self, Parts};
 use crate::engine::Engine;
+use crate::engine::submitted::TakenIn;
 use crate::grpc::status::ApiError;
 use crate::pb::replication::v1 as pb;
 use crate::pb::replication::v1::peer_service_server::{PeerService, PeerServiceServer};
@@ -25,6 +26,8 @@ use crate::view::PERSON_FORM_VERSION;
 const SNAPSHOTS_MAX: usize = 2;
 /// How many ranges are compared at once.
 const COMPARISONS_MAX: usize = 2;
+/// How many events of edges are under way at once: fewer than there are places for calls, so that streams of peers find one.
+const SUBMITS_MAX: usize = 128;
 /// The longest that an edge's event waits for a majority, in milliseconds.
 const SUBMIT_WAIT_MS_MAX: u32 = 60_000;
 /// The longest message between peers, in bytes.
@@ -40,13 +43,15 @@ pub struct Door {
     member: Arc<pb::Membership>,
     snapshots: Arc<Semaphore>,
     comparisons: Arc<Semaphore>,
+    submits: Arc<Semaphore>,
 }
 
 impl Door {
     pub(super) fn new(links: Links, engine: Engine, member: pb::Membership) -> Self {
         let snapshots = Arc::new(Semaphore::new(SNAPSHOTS_MAX));
         let comparisons = Arc::new(Semaphore::new(COMPARISONS_MAX));
-        Self { links, engine, member: Arc::new(member), snapshots, comparisons }
+        let submits = Arc::new(Semaphore::new(SUBMITS_MAX));
+        Self { links, engine, member: Arc::new(member), snapshots, comparisons, submits }
     }
 
     /// As a service.
@@ -103,10 +108,12 @@ impl PeerService for Door {
         &self,
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitResponse>, Status> {
-        let pb::SubmitRequest { member, payload, blob, wait_ms } = request.into_inner();
+        let pb::SubmitRequest { member, payload, blob, wait_ms, age_ms } = request.into_inner();
         check_member(member.as_ref(), &self.member)?;
+        let _turn = self.submits.try_acquire().map_err(|_| ApiError::Overloaded)?;
         let within = Duration::from_millis(wait_ms.min(SUBMIT_WAIT_MS_MAX).into());
-        let numbered = self.engine.number(payload, blob, within).await.map_err(ApiError::from)?;
+        let taken_in = TakenIn { payload, blob, age_ms };
+        let numbered = self.engine.number(taken_in, within).await.map_err(ApiError::from)?;
         let EventId { origin, sequence } = numbered.event;
         Ok(Response::new(pb::SubmitResponse {
             origin: origin.0.to_vec(),

@@ -21,7 +21,7 @@ use crate::replication::{Incoming, Link};
 const FRAMES_WAITING_MAX: usize = 64;
 
 /// Links at once: more than the machine keeps, since what a stranger opens is one until it is refused.
-pub const LINKS_MAX: usize = 96;
+pub const LINKS_MAX: usize = 320;
 /// What happens on a link beside the frames that the machine hands over: it stands, and two last words.
 const EVENTS_BESIDE_FRAMES: usize = 3;
 

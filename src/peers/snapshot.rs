@@ -176,20 +176,11 @@ async fn from(
         }
         Ok(loading)
     });
-    let wanted = loop {
-        let message = tokio::time::timeout(SILENT_FOR, parts.message()).await;
-        let message = message.map_err(|_| Failed::Silent)?.map_err(Box::new)?.ok_or(Failed::Short)?;
-        let part = match message.part.ok_or(Failed::Malformed)? {
-            pb::snapshot_response::Part::End(pb::SnapshotEnd { persons }) => break persons,
-            part => decode(part).ok_or(Failed::Malformed)?,
-        };
-        if sender.send(part).await.is_err() {
-            // The other side failed; it says why.
-            break 0;
-        }
-    };
-    drop(sender);
-    let loading = loading.await.unwrap_or(Err(EngineError::Abandoned))?;
+    let received = receive(&mut parts, sender).await;
+    // Waited for in any case: there is one place for a snapshot that is being taken in.
+    let loading = loading.await.unwrap_or(Err(EngineError::Abandoned));
+    let loading = loading?;
+    let wanted = received?;
     if loading.persons() != wanted {
         return Err(Failed::Short);
     }
@@ -198,6 +189,25 @@ async fn from(
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(anchor = %addr, persons = wanted, origins = heads.len(), took_ms, "a snapshot is in force");
     Ok(heads)
+}
+
+/// Hands the parts on as they come; how many persons there should be in all.
+async fn receive(
+    parts: &mut tonic::Streaming<pb::SnapshotResponse>,
+    sender: mpsc::Sender<Part>,
+) -> Result<u64, Failed> {
+    loop {
+        let message = tokio::time::timeout(SILENT_FOR, parts.message()).await;
+        let message = message.map_err(|_| Failed::Silent)?.map_err(Box::new)?.ok_or(Failed::Short)?;
+        let part = match message.part.ok_or(Failed::Malformed)? {
+            pb::snapshot_response::Part::End(pb::SnapshotEnd { persons }) => return Ok(persons),
+            part => decode(part).ok_or(Failed::Malformed)?,
+        };
+        if sender.send(part).await.is_err() {
+            // The other side failed; it says why.
+            return Err(Failed::Short);
+        }
+    }
 }
 
 fn decode(part: pb::snapshot_response::Part) -> Option<Part> {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -19,18 +21,18 @@ use crate::policy::ids::{EventId, OriginId};
 const UNDER_WAY_MAX: usize = 64;
 /// How long an anchor may take beyond what it was asked to wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// The wait before an item is tried again; doubles up to [`RETRY_MAX`].
-const RETRY: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// The wait before an opt-out that an anchor refused, or that no majority has, is tried again.
-const RETRY_KEPT: Duration = Duration::from_secs(5);
+/// While no anchor answers, how long to wait before the next item is tried; doubles up to [`QUIET_MAX`].
+const QUIET: Duration = Duration::from_millis(100);
+const QUIET_MAX: Duration = Duration::from_secs(2);
+/// The wait before an item is offered again that an anchor did not take now, refused although it opts out, or that no majority has.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// What an item's turn came to.
-enum Turn {
+/// What offering an item came to.
+enum Offered {
     Done,
-    /// Somebody has it, but it is not done with.
-    Later,
-    /// Nobody answered.
+    /// An anchor answered, but the item is not done with.
+    Again,
+    /// No anchor answers.
     Nobody,
 }
 
@@ -44,14 +46,16 @@ pub struct Carrying {
     pub replicated_within: Duration,
 }
 
-/// Carries until `stop`; then what is under way may end.
+/// Carries until `stop`; what is under way then may or may not arrive, and is carried again after the next start.
 pub async fn run(carrying: Carrying, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+    let quiet = Arc::new(Quiet::default());
     let mut tasks = JoinSet::new();
     loop {
         let next = async {
             // Never closed.
             let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+            quiet.over().await;
             let item = carrying.engine.edge()?.next_unsent().await;
             Some((slot, item))
         };
@@ -62,20 +66,28 @@ pub async fn run(carrying: Carrying, stop: CancellationToken) {
                 None => break,
             },
         };
-        let (carrying, stop) = (carrying.clone(), stop.clone());
+        let (carrying, stop, quiet) = (carrying.clone(), stop.clone(), Arc::clone(&quiet));
         tasks.spawn(async move {
-            let carried = carry(&carrying, &item);
-            let later = tokio::select! {
-                () = stop.cancelled() => return,
-                later = carried => later,
-            };
-            drop(slot);
-            if later {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(RETRY_KEPT) => {}
+            let carried = async {
+                let offered = offer(&carrying, &item).await;
+                drop(slot);
+                match offered {
+                    Offered::Done => return quiet.end(),
+                    Offered::Again => {
+                        quiet.end();
+                        tokio::time::sleep(AGAIN_AFTER).await;
+                    }
+                    Offered::Nobody => {
+                        quiet.begin();
+                        carrying.anchors.look_up().await;
+                        return carrying.engine.not_offered(item);
+                    }
                 }
                 carrying.engine.unsent(item);
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = carried => {}
             }
         });
         while tasks.try_join_next().is_some() {}
@@ -83,40 +95,64 @@ pub async fn run(carrying: Carrying, stop: CancellationToken) {
     tasks.shutdown().await;
 }
 
-/// Tries until an anchor has the item; `true`: it is to be tried again later all the same.
-async fn carry(carrying: &Carrying, item: &Arc<Item>) -> bool {
-    let mut wait = RETRY;
-    loop {
-        match offer(carrying, item).await {
-            Turn::Done => return false,
-            Turn::Later => return true,
-            Turn::Nobody => {}
+/// While no anchor answers there is no use in trying all that waits.
+#[derive(Default)]
+struct Quiet(Mutex<Option<(Instant, Duration)>>);
+
+impl Quiet {
+    /// Waits until the next item may be tried.
+    async fn over(&self) {
+        let until = self.0.lock().map(|(until, _)| until);
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
-        carrying.anchors.look_up().await;
+    }
+
+    fn begin(&self) {
+        let mut quiet = self.0.lock();
+        let now = Instant::now();
+        match *quiet {
+            // Told by another item that was under way at the same time.
+            Some((until, _)) if until > now => {}
+            Some((_, last)) => {
+                let next = (last * 2).min(QUIET_MAX);
+                *quiet = Some((now + next, next));
+            }
+            None => *quiet = Some((now + QUIET, QUIET)),
+        }
+    }
+
+    fn end(&self) {
+        *self.0.lock() = None;
     }
 }
 
 /// Offers the item to each anchor in turn.
-async fn offer(carrying: &Carrying, item: &Item) -> Turn {
-    let wait_ms = u32::try_from(carrying.replicated_within.as_millis()).unwrap_or(u32::MAX);
-    let within = carrying.replicated_within + ANSWER_WITHIN;
+async fn offer(carrying: &Carrying, item: &Item) -> Offered {
+    // Only what opts somebody out has to be on a majority's disks before it is done with.
+    let wait = if item.priority { carrying.replicated_within } else { Duration::ZERO };
+    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+    let within = wait + ANSWER_WITHIN;
+    let mut offered = Offered::Nobody;
     for (addr, mut client) in carrying.anchors.in_turn() {
         let request = pb::SubmitRequest {
             member: Some(carrying.member.clone()),
             payload: item.payload.clone(),
             blob: item.blob.clone(),
             wait_ms,
+            age_ms: carrying.engine.age_ms(item),
         };
         let answer = match tokio::time::timeout(within, client.submit(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) if matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists) => {
                 let done = carrying.engine.refused(item, status.message());
-                return if done { Turn::Done } else { Turn::Later };
+                return if done { Offered::Done } else { Offered::Again };
             }
             Ok(Err(status)) => {
                 tracing::debug!(anchor = %addr, code = ?status.code(), text = status.message(), "an anchor does not take what was taken in here");
+                if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
+                    offered = Offered::Again;
+                }
                 continue;
             }
             Err(_) => continue,
@@ -126,7 +162,7 @@ async fn offer(carrying: &Carrying, item: &Item) -> Turn {
         carrying.anchors.answered(addr);
         let event = EventId { origin: OriginId(origin), sequence };
         let done = carrying.engine.numbered(item, Numbered { event, replicated });
-        return if done { Turn::Done } else { Turn::Later };
+        return if done { Offered::Done } else { Offered::Again };
     }
-    Turn::Nobody
+    offered
 }

@@ -19,6 +19,8 @@ pub const STORE_PAUSE_MS: u64 = 1_000;
 pub const MEMBER_UNSEEN_MS: u64 = 24 * 3_600_000;
 /// The most members remembered.
 pub const MEMBERS_MAX: usize = 1_024;
+/// So many of the places for peers are kept for anchors: without each other they could not serve an edge either.
+pub const FOR_ANCHORS: usize = 64;
 /// The most pings without an answer.
 pub const PINGS_MAX: usize = 8;
 
@@ -76,7 +78,7 @@ pub struct Settings {
     pub window_frames: usize,
     /// How many frames the carrier holds per link before it says that one left; at least 1.
     pub queue_frames: usize,
-    /// The most peers connected at once.
+    /// The most peers connected at once; [`FOR_ANCHORS`] of them are no edges.
     pub peers_max: usize,
     /// The most origins that a peer may tell of.
     pub origins_max: usize,
@@ -99,7 +101,7 @@ impl Settings {
             window_bytes: 16 * EVENTS_BYTES_MAX,
             window_frames: 32,
             queue_frames: 8,
-            peers_max: 64,
+            peers_max: 256,
             origins_max: 131_072,
         }
     }

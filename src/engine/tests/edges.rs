@@ -4,6 +4,7 @@ use super::*;
 use crate::engine::edge::Numbered;
 use crate::engine::ranges::{RANGES, Verdict};
 use crate::engine::snapshot::Part;
+use crate::engine::submitted::TakenIn;
 use crate::ledger::RelayError;
 use crate::outbox::Item;
 
@@ -41,8 +42,10 @@ async fn catch_up(anchor: &Node, edge: &Node) {
     }
 }
 
-async fn number(anchor: &Node, item: &Item) -> Result<Numbered, EngineError> {
-    let numbered = anchor.engine.number(item.payload.clone(), item.blob.clone(), Duration::ZERO).await?;
+async fn number(anchor: &Node, edge: &Node, item: &Item) -> Result<Numbered, EngineError> {
+    let taken_in =
+        TakenIn { payload: item.payload.clone(), blob: item.blob.clone(), age_ms: edge.engine.age_ms(item) };
+    let numbered = anchor.engine.number(taken_in, Duration::ZERO).await?;
     Ok(Numbered { replicated: true, ..numbered })
 }
 
@@ -77,7 +80,7 @@ async fn an_opt_out_holds_at_the_edge_from_the_first_moment_and_until_its_own_ev
     assert_eq!(edge.denies(""), None);
     let item = opts_out_at(&edge).await;
     assert_eq!(edge.denies(""), Some(Reason::OptedOut), "before any anchor has it");
-    let numbered = number(&anchor, &item).await.unwrap();
+    let numbered = number(&anchor, &edge, &item).await.unwrap();
     assert!(edge.engine.numbered(&item, numbered));
     assert_eq!(edge.denies(""), Some(Reason::OptedOut), "between the number and the event");
     assert_eq!(edge.engine.edge().unwrap().waiting().items, 0);
@@ -97,8 +100,8 @@ async fn a_request_is_numbered_once_however_often_and_wherever_it_comes() {
     let again = edge.try_record(person(), "out", opt_out(edge.clock.now()), Source::Caller).await;
     assert!(matches!(again, Err(EngineError::Kept)));
     assert_eq!(edge.engine.edge().unwrap().waiting().items, 1, "a retry waits for the same item");
-    let first = number(&anchor, &item).await.unwrap();
-    assert_eq!(number(&anchor, &item).await.unwrap(), first);
+    let first = number(&anchor, &edge, &item).await.unwrap();
+    assert_eq!(number(&anchor, &edge, &item).await.unwrap(), first);
     edge.engine.numbered(&item, first);
     catch_up(&anchor, &edge).await;
     let answer = edge.try_record(person(), "out", opt_out(edge.clock.now()), Source::Caller).await;
@@ -113,7 +116,7 @@ async fn what_no_majority_has_stays_in_the_outbox_if_it_opts_out() {
     anchor.opts_in().await;
     snapshot(&anchor, &edge);
     let item = opts_out_at(&edge).await;
-    let numbered = number(&anchor, &item).await.unwrap();
+    let numbered = number(&anchor, &edge, &item).await.unwrap();
     assert!(!edge.engine.numbered(&item, Numbered { replicated: false, ..numbered }));
     assert!(!edge.engine.refused(&item, "it is not liked"));
     assert_eq!(edge.engine.edge().unwrap().waiting().items, 1);
@@ -139,7 +142,7 @@ async fn an_edge_whose_clock_is_ahead_wins_nothing_by_its_time() {
         tokio::time::timeout(SHORT, edge.try_record(person(), "in", Report::OptIn(form), Source::Caller));
     let _ = kept.await;
     let item = edge.engine.edge().unwrap().next_unsent().await;
-    number(&anchor, &item).await.unwrap();
+    number(&anchor, &edge, &item).await.unwrap();
     assert_eq!(anchor.denies(""), None);
     // After the opt-in truly, and before it by the edge's clock.
     anchor.clock.advance_ms(MINUTE_MS);
@@ -172,4 +175,49 @@ async fn an_edge_takes_only_what_follows() {
     assert_eq!(taken, Some(head));
     assert!(matches!(refusal, Some((1, RelayError::Gap { .. }))), "the same again follows from nothing");
     assert_eq!(edge.denies(""), Some(Reason::OptedOut));
+}
+
+/// The order of the person's acts: Y at the edge, O, X at the anchor. Y reaches the anchor last, and O names it.
+#[tokio::test]
+async fn who_names_what_came_late_has_not_named_what_came_after_it() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    for node in [&anchor, &edge] {
+        node.engine.replica().set_clocks_apart_ms(0);
+    }
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    let item = opts_out_at(&edge).await;
+    let opted_in_again = edge.clock.now().plus_ms(4 * MINUTE_MS);
+    for node in [&anchor, &edge] {
+        node.clock.advance_ms(9 * MINUTE_MS);
+    }
+    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
+    for node in [&anchor, &edge] {
+        node.clock.advance_ms(20 * MINUTE_MS);
+    }
+    let y = number(&anchor, &edge, &item).await.unwrap().event;
+    let form = OptInReport {
+        channels: vec![Channel::Sms],
+        topics: vec![offers()],
+        supersedes: vec![y],
+        ..opt_in_by_form(opted_in_again)
+    };
+    let refused = anchor.try_record(person(), "O", Report::OptIn(form), Source::Caller).await;
+    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
+    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+}
+
+#[tokio::test]
+async fn tries_without_a_request_id_wait_for_one_item() {
+    let edge = Node::edge();
+    for _ in 0..3 {
+        let refused = edge.try_record(person(), "", opt_out(edge.clock.now()), Source::Caller).await;
+        assert!(matches!(refused, Err(EngineError::Kept)), "{refused:?}");
+        edge.clock.advance_ms(SECOND_MS);
+    }
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 1);
+    edge.clock.advance_ms(10 * MINUTE_MS);
+    let refused = edge.try_record(person(), "", opt_out(edge.clock.now()), Source::Caller).await;
+    assert!(matches!(refused, Err(EngineError::Kept)), "{refused:?}");
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 2, "an opt-in may have come in between");
 }

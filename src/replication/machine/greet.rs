@@ -10,7 +10,7 @@ use crate::replication::frame::{
     ENTRIES_MAX, Frame, Hello, PROTOCOL, Refusal, Role, TEXT_LEN_MAX, VectorEntry,
 };
 use crate::replication::session::{Peer, Session};
-use crate::replication::settings::{Now, Settings, counted_as};
+use crate::replication::settings::{FOR_ANCHORS, Now, Settings, counted_as};
 use crate::replication::vector::Heads;
 use crate::replication::window::Outflow;
 
@@ -136,6 +136,12 @@ impl Machine {
             );
             return Err((Refusal::AddressForm, text));
         }
+        let edges_max = ours.peers_max.saturating_sub(FOR_ANCHORS);
+        if hello.role == Role::Edge && self.edges() >= edges_max {
+            let text =
+                format!("{edges_max} edges are connected; connect to other anchors, or raise the limit");
+            return Err((Refusal::Full, text));
+        }
         if hello.run == ours.run {
             return Err((Refusal::Itself, "the node dialled itself".to_owned()));
         }
@@ -143,6 +149,11 @@ impl Machine {
             return Err((Refusal::Edge, "both nodes are edges; edges connect to anchors only".to_owned()));
         }
         Ok(())
+    }
+
+    fn edges(&self) -> usize {
+        let is_edge = |session: &&Session| session.peer.as_ref().is_some_and(|peer| peer.role == Role::Edge);
+        self.sessions.values().filter(is_edge).count()
     }
 
     /// The link to the same run that stands already.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::replication::frame::FRAME_LEN_MAX;
+use crate::replication::settings::FOR_ANCHORS;
 
 fn heartbeat(answers: u64, changes: Vec<VectorEntry>) -> Frame {
     Frame::Heartbeat { answers, wall_ms: 0, changes, heard: Vec::new() }
@@ -197,4 +198,20 @@ fn members_are_those_seen_within_a_day() {
     assert_eq!(one.members(), 3);
     one.handle(Input::Tick, at(MEMBER_UNSEEN_MS));
     assert_eq!(one.members(), 1);
+}
+
+#[test]
+fn edges_leave_room_for_anchors() {
+    let mut settings = settings(1);
+    settings.peers_max = FOR_ANCHORS + 1;
+    let mut machine = Machine::new(settings, Heads::default());
+    let edge = |number| Hello { role: Role::Edge, ..hello(number, Vec::new()) };
+    let refused = |effects: &[Effect]| {
+        effects.iter().any(|effect| {
+            matches!(effect, Effect::Close { why: CloseReason::Refused { reason: Refusal::Full, .. }, .. })
+        })
+    };
+    assert!(!refused(&meet(&mut machine, 1, edge(2), 0)));
+    assert!(refused(&meet(&mut machine, 2, edge(3), 0)));
+    assert!(!refused(&meet(&mut machine, 3, hello(4, Vec::new()), 0)));
 }
