@@ -50,7 +50,7 @@ def test_edge_story(scene):
     change = opt_in(topics=EVERY_TOPIC)
     answer = record(client, BEN, change, request_id="in-1")
     allowed(check(client, BEN, UPDATE, mode=PEEK), "on the edge after its answer")
-    equal([e.event for e in trail(a, BEN)], list(answer.events), "the anchors' trail of what the edge took in")
+    until("A has what the edge took in", lambda: [e.event for e in trail(a, BEN)] == list(answer.events))
     equal(list(record(client, BEN, change, request_id="in-1").events), list(answer.events), "the same request again")
     refused(lambda: record(client, BEN, opt_in(), request_id="in-1"), "ALREADY_EXISTS", "the same id, another content")
 
