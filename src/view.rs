@@ -46,6 +46,7 @@ mod record;
 mod registry;
 mod shard;
 mod store;
+mod usage;
 
 pub use bytes::Damage;
 pub use catch_up::Placed;

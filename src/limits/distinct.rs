@@ -15,12 +15,16 @@ use crate::policy::time::{DAY_MS, Timestamp};
 
 /// The window that the provider counts in.
 pub const WINDOW_MS: i64 = DAY_MS;
-/// Failed sends remembered because a later send to the same recipient stands on them; beyond that, such a
-/// recipient counts until its window ends.
+/// Failed sends remembered, so that another node's word or a later send's failure does not bring them back; beyond that,
+/// such a recipient counts until its window ends.
 pub const VOIDED_MAX: usize = 65_536;
+/// Sends remembered per recipient that no later send knew of.
+const BENEATH_MAX: usize = 8;
 
 /// Expired entries removed by every check, more than the one it may add.
 const EXPIRE_STEPS: usize = 8;
+/// Entries walked to find a late one's place before it goes to the tree.
+const NEAR_STEPS: usize = 128;
 /// Entries walked to find a wait after the limit was lowered. Beyond it the answer is the safe one: when all
 /// have left.
 const WALK_MAX: usize = 4_096;
@@ -81,6 +85,10 @@ pub(super) enum Refused {
     Full,
 }
 
+/// There is no memory left for another recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
 /// A place that may still be taken or left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -94,8 +102,10 @@ pub(super) struct Distinct {
     oldest: u32,
     newest: u32,
     late: BTreeSet<(i64, u32)>,
-    /// Failed sends whose recipient was counted again since: their time, and what was before them.
+    /// Failed sends, by their time, and what was before them: they stay undone, and a recipient falls back beyond them.
     voided: BTreeMap<(i64, PortfolioRecipient), Option<Timestamp>>,
+    /// Sends of other nodes that no later send knew of, newest first: what a recipient falls back to as well.
+    beneath: BTreeMap<PortfolioRecipient, Vec<Timestamp>>,
     loose: bool,
 }
 
@@ -107,6 +117,7 @@ impl Distinct {
             newest: NIL,
             late: BTreeSet::new(),
             voided: BTreeMap::new(),
+            beneath: BTreeMap::new(),
             loose: false,
         }
     }
@@ -154,14 +165,21 @@ impl Distinct {
 
     /// Counts a send to `key`. No other call may have come between asking and taking.
     pub(super) fn take(&mut self, key: &PortfolioRecipient, now: Timestamp) -> DistinctReceipt {
+        let unused = |mut time: Timestamp| {
+            while self.voided.contains_key(&(time.0, *key)) {
+                time = time.plus_ms(1);
+            }
+            time
+        };
         let Some(slot) = self.entries.find(key) else {
-            self.add(key, now);
-            return DistinctReceipt { time: now, previous: None };
+            let time = unused(now);
+            self.add(key, time);
+            return DistinctReceipt { time, previous: None };
         };
         let before = self.time(slot);
         let previous = (before > window_start(now)).then_some(before);
         // Two sends to one recipient never share a time: giving one back must not take the other's.
-        let time = now.max(before.plus_ms(1));
+        let time = unused(now.max(before.plus_ms(1)));
         self.unlink(slot);
         self.link(slot, time);
         DistinctReceipt { time, previous }
@@ -174,8 +192,8 @@ impl Distinct {
         }
     }
 
-    /// Undoes a counted send that failed. Returns the recipient's time from now on if it changed (`Some(None)`:
-    /// it no longer counts).
+    /// Undoes a counted send that failed, be it counted here or not heard of yet. Returns the recipient's time from now on if
+    /// it changed (`Some(None)`: it no longer counts).
     pub(super) fn give_back(
         &mut self,
         key: &PortfolioRecipient,
@@ -185,32 +203,121 @@ impl Distinct {
     ) -> Option<Option<Timestamp>> {
         self.settle(now);
         self.expire_voided(now);
-        let slot = self.entries.find(key)?;
-        let stands_at = self.time(slot);
-        if stands_at > receipt.time {
-            // A later send keeps the recipient counted. Should it fail too, it falls back beyond this one.
-            if receipt.time > window_start(now) && self.voided.len() < VOIDED_MAX {
-                self.voided.insert((receipt.time.0, *key), receipt.previous);
-            }
-            return None;
+        let counts = |time: &Timestamp| *time > window_start(now);
+        if counts(&receipt.time) && self.voided.len() < VOIDED_MAX {
+            let previous = self.voided.entry((receipt.time.0, *key)).or_default();
+            *previous = (*previous).max(receipt.previous);
         }
-        if stands_at < receipt.time {
-            return None; // given back before
-        }
-        let mut previous = receipt.previous;
-        while let Some(time) = previous {
-            let Some(older) = self.voided.remove(&(time.0, *key)) else { break };
-            previous = older;
-        }
-        let previous = previous.filter(|time| *time > window_start(now));
-        match previous {
-            Some(time) => {
+        self.forget_beneath(key, receipt.time);
+        let previous = self.before(key, receipt.previous).filter(counts);
+        match self.entries.find(key) {
+            Some(slot) if self.time(slot) == receipt.time => {
+                let beneath = self.beneath.get(key).and_then(|times| times.first()).copied().filter(counts);
+                let falls_to = previous.max(beneath);
+                let Some(time) = falls_to else {
+                    self.drop_entry(slot, capacity);
+                    return Some(None);
+                };
                 self.unlink(slot);
                 self.link(slot, time);
+                self.forget_beneath(key, time);
+                previous.filter(|previous| *previous < time).map(|previous| self.put_beneath(key, previous));
+                Some(Some(time))
             }
-            None => self.drop_entry(slot, capacity),
+            // A later send keeps the recipient counted, or the send was given back before, or is not heard of yet.
+            _ => previous.and_then(|previous| self.count_at(key, previous, None, now, capacity).ok()?),
         }
-        Some(previous)
+    }
+
+    /// Takes over a send that another node counted. Returns the recipient's time from now on if it changed.
+    ///
+    /// # Errors
+    /// When there is no room for another recipient.
+    pub(super) fn merge(
+        &mut self,
+        key: &PortfolioRecipient,
+        receipt: &DistinctReceipt,
+        now: Timestamp,
+        capacity: &Capacity,
+    ) -> Result<Option<Option<Timestamp>>, Full> {
+        self.settle(now);
+        self.expire(EXPIRE_STEPS, now, capacity);
+        let previous = self.before(key, receipt.previous);
+        let before = match previous {
+            Some(previous) => self.count_at(key, previous, None, now, capacity)?,
+            None => None,
+        };
+        Ok(self.count_at(key, receipt.time, previous, now, capacity)?.or(before))
+    }
+
+    /// Counts a send at `time`, which knew of one at `previous`.
+    fn count_at(
+        &mut self,
+        key: &PortfolioRecipient,
+        time: Timestamp,
+        previous: Option<Timestamp>,
+        now: Timestamp,
+        capacity: &Capacity,
+    ) -> Result<Option<Option<Timestamp>>, Full> {
+        // Beyond the window lies what a wrong clock said.
+        let counts = time > window_start(now) && time <= now.plus_ms(WINDOW_MS);
+        if !counts || self.voided.contains_key(&(time.0, *key)) {
+            return Ok(None);
+        }
+        let Some(slot) = self.entries.find(key) else {
+            while !capacity.reserve() {
+                if !self.expire_one(now, capacity) {
+                    return Err(Full);
+                }
+            }
+            self.add(key, time);
+            return Ok(Some(Some(time)));
+        };
+        let stands_at = self.time(slot);
+        if time < stands_at {
+            self.put_beneath(key, time);
+        }
+        if time <= stands_at {
+            return Ok(None);
+        }
+        if previous != Some(stands_at) {
+            self.put_beneath(key, stands_at);
+        }
+        self.unlink(slot);
+        self.link(slot, time);
+        Ok(Some(Some(time)))
+    }
+
+    /// The time that a recipient falls back to from `time`, beyond sends that failed.
+    fn before(&self, key: &PortfolioRecipient, mut time: Option<Timestamp>) -> Option<Timestamp> {
+        while let Some(at) = time
+            && let Some(older) = self.voided.get(&(at.0, *key))
+        {
+            // What came over the wire may lead in circles.
+            time = older.filter(|older| *older < at);
+        }
+        time
+    }
+
+    fn put_beneath(&mut self, key: &PortfolioRecipient, time: Timestamp) {
+        if self.beneath.len() >= VOIDED_MAX && !self.beneath.contains_key(key) {
+            return;
+        }
+        let times = self.beneath.entry(*key).or_default();
+        let at = times.partition_point(|known| *known > time);
+        if times.get(at) != Some(&time) {
+            times.insert(at, time);
+            times.truncate(BENEATH_MAX);
+        }
+    }
+
+    fn forget_beneath(&mut self, key: &PortfolioRecipient, time: Timestamp) {
+        if let Some(times) = self.beneath.get_mut(key) {
+            times.retain(|known| *known != time);
+            if times.is_empty() {
+                self.beneath.remove(key);
+            }
+        }
     }
 
     /// Sets a recipient's time as stored (`None`: not counted); `false` when there is no room.
@@ -284,6 +391,9 @@ impl Distinct {
     }
 
     fn drop_entry(&mut self, slot: u32, capacity: &Capacity) {
+        if !self.beneath.is_empty() {
+            self.beneath.remove(&self.entries.get(slot).key());
+        }
         self.unlink(slot);
         self.entries.remove(slot);
         capacity.release(1);
@@ -313,8 +423,16 @@ impl Distinct {
         let entry = self.entries.get_mut(slot);
         entry.time_ms = Word::signed(time.0);
         if !in_order {
-            (entry.older, entry.newer) = (LATE, LATE);
-            self.late.insert((time.0, slot));
+            if let Some(older) = self.nearly_newest(time) {
+                let newer = std::mem::replace(&mut self.entries.get_mut(older).newer, slot);
+                let entry = self.entries.get_mut(slot);
+                (entry.older, entry.newer) = (older, newer);
+                self.entries.get_mut(newer).older = slot;
+            } else {
+                let entry = self.entries.get_mut(slot);
+                (entry.older, entry.newer) = (LATE, LATE);
+                self.late.insert((time.0, slot));
+            }
             return;
         }
         (entry.older, entry.newer) = (newest, NIL);
@@ -324,6 +442,22 @@ impl Distinct {
             self.entries.get_mut(newest).newer = slot;
         }
         self.newest = slot;
+    }
+
+    /// The last entry of the list that is not later than `time`, given that the newest is, unless it is far from there: what
+    /// other nodes tell of is late by as many as came in the milliseconds of its way.
+    fn nearly_newest(&self, time: Timestamp) -> Option<u32> {
+        let mut slot = self.newest;
+        for _ in 0..NEAR_STEPS {
+            slot = self.entries.get(slot).older;
+            if slot == NIL {
+                return None;
+            }
+            if self.time(slot) <= time {
+                return Some(slot);
+            }
+        }
+        None
     }
 
     /// Takes an entry out of list or tree.
