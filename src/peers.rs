@@ -21,6 +21,7 @@ mod hands;
 mod link;
 mod snapshot;
 mod submit;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,6 +17,7 @@ mod clocks;
 mod durability;
 pub mod frame;
 mod freshness;
+mod gossip;
 mod machine;
 mod session;
 pub mod settings;

@@ -130,6 +130,9 @@ impl World {
                 went_back: 0,
                 history: BTreeMap::new(),
                 apart: BTreeMap::new(),
+                usage: Vec::new(),
+                usage_told: 0,
+                tellings: BTreeMap::new(),
             });
         }
         let mut world = Self {
@@ -395,6 +398,12 @@ impl World {
                 self.at(self.now + 2, Due::Apart { node, epoch, ticket, kept });
             }
             Effect::Replicated { origin, sequence } => self.promise(node, origin, sequence),
+            Effect::TakeUsage { bytes } => self.nodes[node].usage.push(bytes.to_vec()),
+            Effect::MakeUsage { link } => {
+                let part = self.nodes[node].usage_part(link);
+                self.input(node, Input::UsageMade { link, part });
+            }
+            Effect::UsageTold => self.nodes[node].usage_told += 1,
             Effect::Note(note) => self.notes.push((self.now, node, note)),
         }
     }
