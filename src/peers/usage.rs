@@ -106,9 +106,9 @@ impl Usage {
         Some(parts)
     }
 
-    /// All that was lost has been told again.
+    /// All that others have has been told.
     pub fn restored(&self) {
-        tracing::info!("the usage that was lost was taken over from a peer");
+        tracing::info!("usage that is missing here was taken over from peers");
         self.engine.usage_restored();
     }
 

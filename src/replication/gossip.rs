@@ -67,6 +67,8 @@ pub(super) struct Gossip {
     /// Who was asked for it, and who is being asked, with when it last said something.
     asked: BTreeSet<Run>,
     asking: Option<(Link, Run, Mono)>,
+    /// Since when everybody connected has been asked.
+    asked_all: Option<Mono>,
 }
 
 impl Gossip {
@@ -89,7 +91,8 @@ impl Gossip {
         heard.note(serial)
     }
 
-    /// Chooses whom to ask for usage, if it is time to, among `anchors`.
+    /// Chooses whom to ask for usage, if it is time to, among `anchors`. Where nobody has all of it, as in a new cluster, what
+    /// they have is all there is.
     pub(super) fn ask(&mut self, anchors: impl Iterator<Item = (Link, Run)>, now: Mono) -> Option<Link> {
         if !self.lacks {
             return None;
@@ -104,7 +107,12 @@ impl Gossip {
             }
             self.asking = None;
         }
-        let (link, run) = anchors.into_iter().find(|(_, run)| !self.asked.contains(run))?;
+        let Some((link, run)) = anchors.iter().copied().find(|(_, run)| !self.asked.contains(run)) else {
+            let since = *self.asked_all.get_or_insert(now);
+            self.lacks = anchors.is_empty() || now.since_ms(since) < USAGE_ANSWER_MS;
+            return None;
+        };
+        self.asked_all = None;
         if self.asked.len() >= USAGE_RUNS_MAX {
             self.asked.clear();
         }
@@ -276,6 +284,19 @@ mod tests {
         gossip.asked.clear();
         assert_eq!(gossip.ask([b].into_iter(), Mono(5)), Some(b.0));
         assert!(gossip.answered(b.0, &UsagePart::End { complete: true }, Mono(6)));
+        assert!(!gossip.lacks);
+    }
+
+    #[test]
+    fn where_nobody_has_all_what_they_have_is_taken_for_all() {
+        let a = (Link(1), Run([1; 16]));
+        let mut gossip = Gossip { lacks: true, ..Gossip::default() };
+        assert_eq!(gossip.ask([a].into_iter(), Mono(0)), Some(a.0));
+        assert!(gossip.answered(a.0, &UsagePart::End { complete: false }, Mono(1)));
+        assert_eq!(gossip.ask([a].into_iter(), Mono(2)), None);
+        assert_eq!(gossip.ask([a].into_iter(), Mono(1 + USAGE_ANSWER_MS)), None);
+        assert!(gossip.lacks);
+        assert_eq!(gossip.ask([a].into_iter(), Mono(2 + USAGE_ANSWER_MS)), None);
         assert!(!gossip.lacks);
     }
 }

@@ -199,7 +199,7 @@ pub enum Effect {
         /// Which.
         link: Link,
     },
-    /// The usage that was lost has been told again in full.
+    /// The usage that was lost has been told again, in full or as far as any peer has it.
     UsageTold,
     /// Something for the log and the metrics.
     Note(Note),

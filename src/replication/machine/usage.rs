@@ -60,5 +60,8 @@ impl Machine {
         if let Some(link) = self.gossip.ask(anchors, now.mono) {
             self.on(link, |session| session.usage.ask_due = true);
         }
+        if !self.gossip.lacks {
+            self.effects.push(Effect::UsageTold);
+        }
     }
 }
