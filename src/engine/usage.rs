@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::limits::{FrequencyLog, MarkClass, Receipt, RecipientNews, SendMark};
+use crate::limits::{self, FrequencyLog, MarkClass, Receipt, RecipientNews, SendMark};
 use crate::policy::ids::{EventId, Identifier};
 use crate::policy::rules::Rules;
 use crate::policy::time::Timestamp;
@@ -167,11 +167,12 @@ impl Engine {
         let inner = &self.inner;
         let mut entries = entries_of(chunk, inner.limiter.seed_check())?;
         let now = inner.clock.now();
+        let longest_per_ms = inner.longest_per_ms();
         let mut merged = Merged::default();
         while let Some((kind, bytes)) = next_entry(&mut entries)? {
             merged.entries += 1;
             let news = match kind {
-                PERSON => inner.merge_person(bytes),
+                PERSON => inner.merge_person(bytes, longest_per_ms, now),
                 RECIPIENT => inner.limiter.merge_recipient(bytes, now),
                 // Of a newer version.
                 _ => Some(false),
@@ -278,13 +279,22 @@ impl Inner {
         }
     }
 
+    /// The longest period of any business's caps.
+    fn longest_per_ms(&self) -> i64 {
+        let book = self.book();
+        let rules = book.all().businesses.values().chain([book.defaults()]);
+        rules.map(|rules| limits::longest_per_ms(&rules.frequency)).max().unwrap_or(0)
+    }
+
     /// Joins a person's usage to what is known; `None`: it is lost.
-    fn merge_person(&self, bytes: &[u8]) -> Option<bool> {
+    fn merge_person(&self, bytes: &[u8], longest_per_ms: i64, now: Timestamp) -> Option<bool> {
         let (who, usage) = bytes.split_first_chunk()?;
         let told = Person::decode(&[], usage).ok()?;
         let merged = self.view.update(&Identifier(*who), |person| {
             let usage = person.usage.merge(&told.usage);
             let news = person.frequency.merge(&told.frequency) || usage;
+            // Where nothing is sent from here, nothing else would ever let old sends go.
+            person.frequency.prune(now, longest_per_ms);
             (news, if news { Touched::Usage } else { Touched::Nothing })
         });
         merged.ok()

@@ -358,6 +358,7 @@ impl Distinct {
     /// Removes up to `steps` expired entries; `true` when some may be left.
     pub(super) fn expire(&mut self, steps: usize, now: Timestamp, capacity: &Capacity) -> bool {
         self.settle(now);
+        self.expire_voided(now);
         (0..steps).all(|_| self.expire_one(now, capacity))
     }
 
@@ -366,9 +367,9 @@ impl Distinct {
         entry.time() > window_start(now)
     }
 
-    /// Whether nothing is counted.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.entries.len() == 0
+    /// Whether nothing is counted, and nothing remembered that failed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.len() == 0 && self.voided.is_empty()
     }
 
     fn expire_one(&mut self, now: Timestamp, capacity: &Capacity) -> bool {

@@ -53,3 +53,67 @@ impl super::inner::Inner {
         Ok(usage)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::time::Timestamp;
+    use crate::policy::types::Channel;
+    use crate::view::{Config, LedgerIdentity, Touched};
+
+    fn who(number: u16) -> Identifier {
+        let mut id = [7; 32];
+        // Shards by the high byte, buckets by the low one.
+        id[..2].copy_from_slice(&number.rotate_left(8).to_le_bytes());
+        Identifier(id)
+    }
+
+    fn note(view: &View, number: u16, at: i64) {
+        view.update(&who(number), |person| {
+            person.usage.instruct(Channel::Sms, Timestamp(at));
+            ((), Touched::Usage)
+        })
+        .unwrap();
+    }
+
+    fn all(view: &View) -> Vec<(Identifier, Option<Timestamp>)> {
+        let mut found = Vec::new();
+        let mut each = |who: &Identifier, usage: &[u8]| {
+            let person = crate::view::Person::decode(&[], usage).unwrap();
+            found.push((*who, person.usage.instructed(Channel::Sms)));
+            ControlFlow::Continue(())
+        };
+        assert!(view.each_usage(&mut each).unwrap().is_continue());
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn everybody_is_told_once_as_of_now_from_store_and_overlay() {
+        const PERSONS: u16 = 2_000;
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { page_cache_mib: 1, min_free_mib: 0, ..Config::default() };
+        let open = || View::open(config.clone(), dir.path(), LedgerIdentity([1; 16])).unwrap().0;
+        let view = open();
+        view.rebuild().unwrap().finish(crate::ledger::Position::START, |_, _| {}).unwrap();
+        (0..PERSONS).for_each(|number| note(&view, number, 1));
+        assert_eq!(all(&view).len(), usize::from(PERSONS), "from the overlay");
+        view.close().unwrap();
+        drop(view);
+        let view = open();
+        note(&view, 3, 2);
+        note(&view, PERSONS, 2);
+        let found = all(&view);
+        assert_eq!(found.len(), usize::from(PERSONS) + 1);
+        let of = |number| found.iter().find(|(id, _)| *id == who(number)).map(|(_, at)| at.unwrap().0);
+        assert_eq!((of(2), of(3), of(PERSONS)), (Some(1), Some(2), Some(2)));
+        let mut told = 0;
+        let mut once = |_: &Identifier, _: &[u8]| {
+            told += 1;
+            ControlFlow::Break(())
+        };
+        assert!(view.each_usage(&mut once).unwrap().is_break());
+        assert_eq!(told, 1);
+        view.close().unwrap();
+    }
+}
