@@ -221,7 +221,9 @@ impl Distinct {
                 self.unlink(slot);
                 self.link(slot, time);
                 self.forget_beneath(key, time);
-                previous.filter(|previous| *previous < time).map(|previous| self.put_beneath(key, previous));
+                if let Some(previous) = previous.filter(|previous| *previous < time) {
+                    self.put_beneath(key, previous);
+                }
                 Some(Some(time))
             }
             // A later send keeps the recipient counted, or the send was given back before, or is not heard of yet.
