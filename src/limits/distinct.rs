@@ -19,7 +19,7 @@ pub const WINDOW_MS: i64 = DAY_MS;
 /// such a recipient counts until its window ends.
 pub const VOIDED_MAX: usize = 65_536;
 /// Sends remembered per recipient that no later send knew of.
-const BENEATH_MAX: usize = 8;
+pub(super) const BENEATH_MAX: usize = 8;
 
 /// Expired entries removed by every check, more than the one it may add.
 const EXPIRE_STEPS: usize = 8;

@@ -219,6 +219,7 @@ impl Node {
                     self.engine.replica().set_replicated(origin, sequence);
                 }
                 Effect::TakeUsage { bytes } => self.usage.take(bytes),
+                Effect::TakeUsagePart { link, bytes } => self.usage.take_part(link, bytes),
                 Effect::MakeUsage { link } => self.usage.make(link),
                 Effect::UsageTold => self.usage.restored(),
                 Effect::Note(note) => self.note(&note),

@@ -33,6 +33,9 @@ pub const DROPPED: &str = "optgate_usage_dropped_total";
 
 type Parts = Arc<AsyncMutex<mpsc::Receiver<UsagePart>>>;
 
+/// A chunk on its way to the view, and the link that it was asked for by.
+type Merging = (Arc<[u8]>, Option<Link>);
+
 /// All usage on its way to one peer.
 struct Telling {
     parts: Parts,
@@ -44,7 +47,7 @@ struct Telling {
 pub struct Usage {
     engine: Engine,
     inputs: mpsc::Sender<Input>,
-    to_merge: mpsc::Sender<Arc<[u8]>>,
+    to_merge: mpsc::Sender<Merging>,
     tellings: Arc<Mutex<HashMap<Link, Telling>>>,
     /// What the machine had dropped when it was last counted.
     counted: u64,
@@ -56,16 +59,26 @@ impl Usage {
         let (to_merge, merging) = mpsc::channel(WAITING_MAX);
         let mut tasks = JoinSet::new();
         tasks.spawn(tell(engine.clone(), inputs.clone()));
-        tasks.spawn(merge(engine.clone(), merging));
+        tasks.spawn(merge(engine.clone(), merging, inputs.clone()));
         let (engine, inputs) = (engine.clone(), inputs.clone());
         Self { engine, inputs, to_merge, tellings: Arc::default(), counted: 0, tasks }
     }
 
     /// Joins a peer's chunk to what is known here, by and by.
     pub fn take(&self, bytes: Arc<[u8]>) {
-        if self.to_merge.try_send(bytes).is_err() {
+        if self.to_merge.try_send((bytes, None)).is_err() {
             metrics::counter!(DROPPED).increment(1);
         }
+    }
+
+    /// The same with a chunk that was asked for: there is one at a time, and it waits for room.
+    pub fn take_part(&mut self, link: Link, bytes: Arc<[u8]>) {
+        while self.tasks.try_join_next().is_some() {}
+        let to_merge = self.to_merge.clone();
+        self.tasks.spawn(async move {
+            // Fails only once the node stops.
+            let _ = to_merge.send((bytes, Some(link))).await;
+        });
     }
 
     /// Makes the next part of all usage for `link`.
@@ -142,17 +155,23 @@ async fn tell(engine: Engine, inputs: mpsc::Sender<Input>) {
 }
 
 /// Joins what peers told, one chunk after the other.
-async fn merge(engine: Engine, mut chunks: mpsc::Receiver<Arc<[u8]>>) {
-    while let Some(chunk) = chunks.recv().await {
+async fn merge(engine: Engine, mut chunks: mpsc::Receiver<Merging>, inputs: mpsc::Sender<Input>) {
+    while let Some((chunk, asked_by)) = chunks.recv().await {
         let engine = engine.clone();
         let merged = tokio::task::spawn_blocking(move || engine.usage_merge(&chunk)).await;
         match merged {
             Ok(Ok(merged)) if merged.dropped > 0 => {
-                tracing::warn!(lost = merged.dropped, "usage that a peer told of could not be kept");
+                metrics::counter!(DROPPED).increment(1);
+                tracing::debug!(lost = merged.dropped, "usage that a peer told of could not be kept");
             }
             Ok(Ok(_)) => {}
             Ok(Err(fault)) => tracing::warn!(%fault, "usage that a peer told of cannot be read"),
             Err(_) => return,
+        }
+        if let Some(link) = asked_by
+            && inputs.send(Input::UsageTaken { link }).await.is_err()
+        {
+            return;
         }
     }
 }

@@ -121,6 +121,11 @@ impl Gossip {
         Some(link)
     }
 
+    /// Whether the next part may be asked for by `link`, the last being dealt with.
+    pub(super) fn goes_on(&self, link: Link) -> bool {
+        self.asking.is_some_and(|(asked, _, _)| asked == link)
+    }
+
     /// A part of an answer came by `link`; `false`: nobody asked there.
     pub(super) fn answered(&mut self, link: Link, part: &UsagePart, now: Mono) -> bool {
         let Some((_, _, at)) = self.asking.as_mut().filter(|(asked, _, _)| *asked == link) else {
@@ -138,7 +143,7 @@ impl Gossip {
 /// How far an answer to a peer's wish is.
 #[derive(Debug, Default)]
 enum Answer {
-    /// There was no wish.
+    /// There is no wish.
     #[default]
     None,
     /// The next part is to be made.
@@ -168,7 +173,7 @@ impl UsageOut {
         fits
     }
 
-    /// The peer wishes for all usage. A wish while one is answered is the same one.
+    /// The peer wishes for the next part of all usage. A wish while one is being answered is the same one.
     pub(super) fn wished(&mut self) {
         if matches!(self.answer, Answer::None) {
             self.answer = Answer::Wanted;
@@ -200,12 +205,7 @@ impl UsageOut {
             return Some(Frame::Usage(usage));
         }
         match std::mem::take(&mut self.answer) {
-            Answer::Ready(part) => {
-                if matches!(part, UsagePart::Chunk(_)) {
-                    self.answer = Answer::Wanted;
-                }
-                Some(Frame::UsageAnswer(part))
-            }
+            Answer::Ready(part) => Some(Frame::UsageAnswer(part)),
             other => {
                 self.answer = other;
                 None

@@ -128,6 +128,7 @@ impl Machine {
             Input::Usage { bytes } => self.tell_usage(bytes),
             Input::LacksUsage => self.gossip.lacks = true,
             Input::UsageMade { link, part } => self.on(link, |session| session.usage.made(part)),
+            Input::UsageTaken { link } => self.usage_taken(link),
             Input::Tick => self.tick(now),
         }
         self.flush(now);

@@ -312,3 +312,26 @@ fn caps_wait_for_what_others_told() {
     assert_eq!(wait_ms(&cap, log.marks(), MarkClass::Marketing, NOW), None);
     assert!(!log.merge(&FrequencyLog::of(mark)), "it stays undone");
 }
+
+#[test]
+fn one_send_more_than_is_remembered_beneath_another_drops_the_oldest() {
+    use crate::limits::distinct::BENEATH_MAX;
+    let one = limiter();
+    let at = |step: i64| DistinctReceipt { time: NOW.plus_ms(step), previous: None };
+    let tell = |receipt: &DistinctReceipt, news| {
+        one.merge_recipient(&write(9, &[1; 16], receipt, news), NOW.plus_ms(1_000))
+    };
+    // The last one counts, and as many as may be lie beneath it, but for the first.
+    let last = BENEATH_MAX as i64 + 1;
+    for step in 0..=last {
+        tell(&at(step), RecipientNews::Sent);
+    }
+    for step in (1..=last).rev() {
+        assert_eq!(
+            tell(&at(step), RecipientNews::Failed),
+            Some(true),
+            "there is another beneath, or none is left"
+        );
+    }
+    assert!(state(&one).is_empty(), "the first was forgotten");
+}

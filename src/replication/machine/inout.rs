@@ -87,6 +87,11 @@ pub enum Input {
         /// The next part.
         part: UsagePart,
     },
+    /// The answer to [`Effect::TakeUsagePart`].
+    UsageTaken {
+        /// By this link.
+        link: Link,
+    },
     /// Time passed. Wanted every 100 ms or so.
     Tick,
 }
@@ -194,7 +199,15 @@ pub enum Effect {
         /// What of it.
         bytes: Arc<[u8]>,
     },
-    /// Make the next part of all the usage there is, for this link; then answer [`Input::UsageMade`]. The first time, begin.
+    /// The same with a part of all the usage of a peer, which is not to be dropped; then answer [`Input::UsageTaken`].
+    TakeUsagePart {
+        /// By this link.
+        link: Link,
+        /// What of it.
+        bytes: Arc<[u8]>,
+    },
+    /// Make the next part of all the usage there is, for this link; then answer [`Input::UsageMade`]. The first time, and after the
+    /// last part, begin.
     MakeUsage {
         /// Which.
         link: Link,

@@ -42,9 +42,16 @@ impl Machine {
             return;
         }
         match part {
-            UsagePart::Chunk(bytes) => self.effects.push(Effect::TakeUsage { bytes }),
+            UsagePart::Chunk(bytes) => self.effects.push(Effect::TakeUsagePart { link, bytes }),
             UsagePart::End { complete: true } => self.effects.push(Effect::UsageTold),
             UsagePart::End { complete: false } => {}
+        }
+    }
+
+    /// A part that was asked for is taken: ask for the next.
+    pub(super) fn usage_taken(&mut self, link: Link) {
+        if self.gossip.goes_on(link) {
+            self.on(link, |session| session.usage.ask_due = true);
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Node {
     pub apart: BTreeMap<OriginId, BTreeSet<(u64, [u8; 32])>>,
     /// Usage that it noted itself or was told of, as often as it was.
     pub usage: Vec<Vec<u8>>,
+    /// What each of its processes was told of, by its number.
+    pub usage_heard: BTreeSet<(u64, Vec<u8>)>,
     /// How often what it had lost was told again.
     pub usage_told: u64,
     /// Up to where of its usage each link was told.

@@ -1,8 +1,9 @@
 //! How usage travels: to everybody, once, behind everything else.
 
+use super::rng::Rng;
 use super::world::{Topology, World};
-use crate::replication::Input;
 use crate::replication::frame::Role::{self, Anchor, Edge};
+use crate::replication::{Input, Link};
 
 fn tell(world: &mut World, node: usize, word: u8) {
     world.nodes[node].usage.push(vec![word]);
@@ -102,4 +103,45 @@ fn usage_neither_holds_up_events_nor_fills_a_slow_link() {
     assert!(dropped > 0, "what finds no room is dropped, and counted");
     assert_eq!(world.nodes[1].usage.len() as u64 + dropped, 200);
     assert_eq!(heard(&world, 1).last(), Some(&199), "the newest is told");
+}
+
+/// Links that break, processes that die or stand still: nobody hears of anything twice (the world sees to that), events
+/// heal as ever, and once all is well everybody hears of everything.
+#[test]
+fn whatever_befalls_a_cluster_its_usage_goes_in_no_circles() {
+    for seed in 0..60 {
+        let mut dice = Rng::new(seed);
+        let topologies = [Topology::Mesh, Topology::Star, Topology::Line];
+        let topology = topologies[dice.below(3) as usize];
+        let nodes = dice.between(2, 6) as usize;
+        let mut world = World::new(seed, &vec![Anchor; nodes], topology);
+        world.run(world.now + 2_000);
+        for number in 0..200u64 {
+            let node = dice.below(nodes as u64) as usize;
+            match dice.below(20) {
+                0 => world.crash(node),
+                1 => world.start(node),
+                2 => world.nodes[node].frozen_until = world.now + dice.below(400),
+                3 => {
+                    let links: Vec<Link> = world.wires.keys().copied().collect();
+                    if !links.is_empty() {
+                        world.break_link(links[dice.below(links.len() as u64) as usize], None);
+                    }
+                }
+                4 => world.append(node, 0, 50),
+                _ => world.input(node, Input::Usage { bytes: number.to_le_bytes().into() }),
+            }
+            world.run(world.now + dice.below(60));
+        }
+        for node in 0..nodes {
+            world.start(node);
+        }
+        world.run(world.now + 20_000);
+        world.judge_healed();
+        world.input(0, Input::Usage { bytes: [9; 9].into() });
+        world.run(world.now + 500);
+        for node in &world.nodes[1..] {
+            assert_eq!(node.usage.last().map(Vec::as_slice), Some(&[9; 9][..]), "seed {seed}");
+        }
+    }
 }

@@ -124,6 +124,7 @@ proptest! {
                             let part = if how % 2 == 0 { UsagePart::Chunk([how].into()) } else { UsagePart::End { complete: how % 3 > 0 } };
                             one.handle(Input::UsageMade { link, part }, at(ms))
                         }
+                        Effect::TakeUsagePart { link, .. } => one.handle(Input::UsageTaken { link }, at(ms)),
                         Effect::KeepApart { ticket, .. } => one.handle(Input::KeptApart { ticket, kept: how % 2 > 0 }, at(ms)),
                         Effect::Send { link, .. } => {
                             *with_carrier.entry(link).or_default() -= 1;
@@ -166,7 +167,7 @@ proptest! {
                         asked.retain(|effect| !matches!(effect, Effect::Send { link: by, .. } if *by == link));
                         with_carrier.remove(&link);
                     }
-                    Effect::Store { .. } | Effect::KeepApart { .. } | Effect::Read { .. } | Effect::MakeUsage { .. } => asked.push(effect),
+                    Effect::Store { .. } | Effect::KeepApart { .. } | Effect::Read { .. } | Effect::MakeUsage { .. } | Effect::TakeUsagePart { .. } => asked.push(effect),
                     _ => {}
                 }
             }
