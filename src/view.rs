@@ -46,7 +46,6 @@ mod record;
 mod registry;
 mod shard;
 mod store;
-mod usage;
 
 pub use bytes::Damage;
 pub use catch_up::Placed;

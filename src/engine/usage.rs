@@ -20,7 +20,7 @@ use crate::policy::ids::{EventId, Identifier};
 use crate::policy::rules::Rules;
 use crate::policy::time::Timestamp;
 use crate::policy::types::Category;
-use crate::view::{Person, Touched, ViewError};
+use crate::view::{Person, Touched, View, ViewError};
 
 use super::people::Identity;
 use super::{Engine, Inner};
@@ -206,7 +206,19 @@ impl Engine {
             put_entry(&mut chunk, kind, parts);
             flow
         };
-        let mut flow = inner.view.each_usage(&mut |who, usage| put(PERSON, &[&who.0, usage]))?;
+        let mut flow = ControlFlow::Continue(());
+        for shard in 0..View::SHARDS {
+            inner.view.each_of(shard, |who, person| {
+                let usage = person.encode_usage();
+                if !usage.is_empty() {
+                    flow = put(PERSON, &[&who.0, &usage]);
+                }
+                flow
+            })?;
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
         if flow.is_continue() {
             flow = inner.limiter.each_recipient(inner.clock.now(), &mut |news| put(RECIPIENT, &[news]));
         }

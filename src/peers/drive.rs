@@ -235,7 +235,6 @@ impl Node {
         let staleness_ms = u64::try_from(self.config.max_staleness.as_millis()).unwrap_or(u64::MAX);
         replica.set_fresh_until_ms(machine.fresh_until(mono, staleness_ms).map_or(u64::MAX, |until| until.0));
         replica.set_members(machine.members());
-        self.usage.count(machine.counters().usage_dropped);
         for (instance, off_ms) in machine.clocks_off_ms() {
             if self.clocks.len() >= CLOCKS_MAX && !self.clocks.contains_key(&instance) {
                 self.clocks.clear();

@@ -28,7 +28,7 @@ const GIVEN_UP: Duration = Duration::from_secs(60);
 /// How often it is looked whether a peer has taken a part.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The counter of chunks that were dropped on their way out of or into this node.
+/// The counter of chunks that were dropped: at the start of their way, waiting for a link, or at the end of their way.
 pub const DROPPED: &str = "optgate_usage_dropped_total";
 
 type Parts = Arc<AsyncMutex<mpsc::Receiver<UsagePart>>>;
@@ -49,8 +49,6 @@ pub struct Usage {
     inputs: mpsc::Sender<Input>,
     to_merge: mpsc::Sender<Merging>,
     tellings: Arc<Mutex<HashMap<Link, Telling>>>,
-    /// What the machine had dropped when it was last counted.
-    counted: u64,
     tasks: JoinSet<()>,
 }
 
@@ -61,13 +59,13 @@ impl Usage {
         tasks.spawn(tell(engine.clone(), inputs.clone()));
         tasks.spawn(merge(engine.clone(), merging, inputs.clone()));
         let (engine, inputs) = (engine.clone(), inputs.clone());
-        Self { engine, inputs, to_merge, tellings: Arc::default(), counted: 0, tasks }
+        Self { engine, inputs, to_merge, tellings: Arc::default(), tasks }
     }
 
     /// Joins a peer's chunk to what is known here, by and by.
     pub fn take(&self, bytes: Arc<[u8]>) {
         if self.to_merge.try_send((bytes, None)).is_err() {
-            metrics::counter!(DROPPED).increment(1);
+            metrics::counter!(DROPPED, "at" => "end").increment(1);
         }
     }
 
@@ -124,14 +122,6 @@ impl Usage {
         tracing::info!("usage that is missing here was taken over from peers");
         self.engine.usage_restored();
     }
-
-    /// Counts what the machine has dropped since the start.
-    pub fn count(&mut self, dropped: u64) {
-        if dropped > self.counted {
-            metrics::counter!(DROPPED).increment(dropped - self.counted);
-            self.counted = dropped;
-        }
-    }
 }
 
 /// Tells what this node counted.
@@ -139,7 +129,6 @@ async fn tell(engine: Engine, inputs: mpsc::Sender<Input>) {
     if engine.lacks_usage() && inputs.send(Input::LacksUsage).await.is_err() {
         return;
     }
-    let mut counted = 0;
     loop {
         engine.usage_ready().await;
         tokio::time::sleep(GATHER).await;
@@ -148,9 +137,7 @@ async fn tell(engine: Engine, inputs: mpsc::Sender<Input>) {
                 return;
             }
         }
-        let dropped = engine.usage_dropped();
-        metrics::counter!(DROPPED).increment(dropped - counted);
-        counted = dropped;
+        metrics::counter!(DROPPED, "at" => "start").absolute(engine.usage_dropped());
     }
 }
 
@@ -161,7 +148,7 @@ async fn merge(engine: Engine, mut chunks: mpsc::Receiver<Merging>, inputs: mpsc
         let merged = tokio::task::spawn_blocking(move || engine.usage_merge(&chunk)).await;
         match merged {
             Ok(Ok(merged)) if merged.dropped > 0 => {
-                metrics::counter!(DROPPED).increment(1);
+                metrics::counter!(DROPPED, "at" => "end").increment(1);
                 tracing::debug!(lost = merged.dropped, "usage that a peer told of could not be kept");
             }
             Ok(Ok(_)) => {}

@@ -143,12 +143,6 @@ impl Shard {
         self.dirty.get(who).is_some_and(|dirty| dirty.usage.is_some())
     }
 
-    /// The usage that is in the overlay.
-    pub fn dirty_usage(&self) -> std::collections::HashMap<Identifier, Box<[u8]>> {
-        let usage = |(who, dirty): (&Identifier, &Dirty)| Some((*who, dirty.usage.clone()?));
-        self.dirty.iter().filter_map(usage).collect()
-    }
-
     /// Who is in the overlay, in order.
     pub fn dirty_sorted(&self) -> Vec<Identifier> {
         let mut all: Vec<_> = self.dirty.keys().copied().collect();

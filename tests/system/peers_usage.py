@@ -12,7 +12,7 @@ REPLY = send.MessageContent(category=SERVICE)
 def until_all(clients, person, wanted, what, **content):
     """Asks each of the clients until its answer is the wanted one."""
     begun = time.monotonic()
-    for name, client in zip("ABC", clients):
+    for name, client in zip("ABCDEF", clients):
         seen = set()
 
         def look():
@@ -146,3 +146,25 @@ def test_peers_usage_is_passed_on_and_lasts(scene):
         until_answered(last.client(), who, OFFER, wanted, "after C lost its view")
     for node in cluster.nodes:
         equal(node.stop(), 0, "exit code after SIGTERM")
+
+
+@test
+def test_edges_usage(scene):
+    """Two edges count as one, and a third that comes later is told."""
+    cluster = Cluster(scene).start()
+    everywhere(cluster.clients(), [ANNA, BEN])
+    one = cluster.edge("one", knows=[0, 1]).start().client()
+    two = cluster.edge("two", knows=[1, 2]).start().client()
+    for client in (one, two):
+        until_answered(client, BEN, UPDATE, "ALLOW", "an edge is ready")
+    allowed(check(one, ANNA, OFFER), "the first, on one edge")
+    second = allowed(check(two, ANNA, OFFER), "the second, on the other")
+    clients = [one, two, *cluster.clients()]
+    until_all(clients, ANNA, "FREQUENCY_CAP", "two were sent on edges", template=OFFER)
+    say(two, "hello there", "wamid.usage-edge", BEN)
+    until_all(clients, BEN, "ALLOW", "a reply after a message to an edge", message=REPLY)
+    three = cluster.edge("three", knows=[0, 2]).start().client()
+    until_all([three], ANNA, "FREQUENCY_CAP", "an edge that came later", template=OFFER)
+    until_all([three], BEN, "ALLOW", "a reply on an edge that came later", message=REPLY)
+    failed(three, second)
+    until_all([three, *clients], ANNA, "ALLOW", "it failed, as an edge was told", template=OFFER)

@@ -315,7 +315,7 @@ fn caps_wait_for_what_others_told() {
 
 #[test]
 fn one_send_more_than_is_remembered_beneath_another_drops_the_oldest() {
-    use crate::limits::distinct::BENEATH_MAX;
+    use crate::limits::distinct::merge::BENEATH_MAX;
     let one = limiter();
     let at = |step: i64| DistinctReceipt { time: NOW.plus_ms(step), previous: None };
     let tell = |receipt: &DistinctReceipt, news| {
