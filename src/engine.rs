@@ -23,6 +23,7 @@ pub mod start;
 pub mod stripes;
 pub mod submitted;
 pub mod token;
+pub mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     /// An event could not be applied: the view lacks something the ledger holds, so nothing is allowed.
     behind: Arc<AtomicBool>,
     sink: Arc<dyn DecisionSink>,
+    usage: usage::Sharing,
     first_origin: std::sync::OnceLock<[u8; 16]>,
     /// Numbers this run's decisions.
     serial: AtomicU64,

@@ -30,6 +30,7 @@ mod keys;
 mod limiter;
 mod persist;
 mod recent;
+mod share;
 
 pub use admission::{Admission, Admitted, CooldownScope, Denied, Hold, Mode, Receipt, Refusal, Rule};
 pub use cooldowns::{BACK_OFF_EXPONENT_MAX, BACK_OFF_MEMORY_MS, COOLDOWN_MAX_MS};
@@ -38,6 +39,7 @@ pub use frequency::{FrequencyLog, LogFault, MARKS_MAX, MarkClass, SendMark, long
 pub use limiter::{GivenBack, Limiter, TableUsage};
 pub use persist::{Applied, CHANGES_MAX, Drained, UsageFault};
 pub use recent::{OtherContent, RequestKey};
+pub use share::{NEWS_LEN, RecipientNews};
 
 use crate::policy::time::MINUTE_MS;
 

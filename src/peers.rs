@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  peer ⇄ door │ dial ⇄ link ⇄ carrier ⇄ drive ⇄ Machine
-//!                                        │ └▶ hands ─▶ ledger: relay, read
+//!                                        │ ├▶ hands ─▶ ledger: relay, read
+//!                                        │ └▶ usage ⇄ engine: what was sent, heard and undone, here and elsewhere
 //!                                        └──▶ Replica: fresh until, backlog, members, clocks, what a majority holds
 //!  edge:  snapshot ◀─ anchor, once, before it talks      submit ─▶ anchor: what was taken in here, until one has it
 //! ```
@@ -21,6 +22,7 @@ mod hands;
 mod link;
 mod snapshot;
 mod submit;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,9 @@
 //! Each node tells its peers its *vector*: per origin the last record that it has on disk and applied. A node takes each origin from one
 //! peer by asking for it, in sequence, and another peer takes over when it is ahead. What a node holds it passes on to whoever asks, so a
 //! star converges like a mesh.
+//!
+//! Usage (caps, windows, obligations) goes beside the events, best-effort and behind all else: chunks that are opaque here, told
+//! once, numbered by the run that tells them.
 
 mod assign;
 pub mod carrier;
@@ -17,6 +20,7 @@ mod clocks;
 mod durability;
 pub mod frame;
 mod freshness;
+mod gossip;
 mod machine;
 mod session;
 pub mod settings;

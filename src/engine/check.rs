@@ -19,6 +19,7 @@ use super::decision::{self, Decided, Sealing};
 use super::error::EngineError;
 use super::people::{self, Identity, Others};
 use super::token::Token;
+use super::usage::Sent;
 use super::{Engine, Inner, Phase};
 
 mod context;
@@ -163,7 +164,9 @@ fn limits_of(
         return admit(&mut person.frequency).map_or_else(LimitAnswer::Denied, LimitAnswer::Admitted);
     }
     let mut log = person.frequency.clone();
-    others.iter().for_each(|(_, _, other)| log.merge(&other.frequency));
+    for (_, _, other) in others {
+        log.merge(&other.frequency);
+    }
     match admit(&mut log) {
         Ok(admitted) => {
             let nonce = admitted.receipt.nonce;
@@ -255,7 +258,8 @@ impl Inner {
     fn serial(&self) -> [u8; 16] {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let mut name = [0; 16];
-        name[..8].copy_from_slice(&serial.to_le_bytes());
+        // Its first bytes number a send in the person's log, beside those of other runs and nodes.
+        name[..8].copy_from_slice(&spread(serial ^ u64::from_le_bytes(self.run)).to_le_bytes());
         name[8..].copy_from_slice(&self.run);
         name
     }
@@ -298,6 +302,17 @@ impl Inner {
                     person.usage.allowed(request.channel, about, now);
                     if let Some(event) = about {
                         person.usage.spend(event, now);
+                    }
+                    if let LimitAnswer::Admitted(admitted) = &limits {
+                        let sent = Sent { category: verdict.category, about, receipt: &admitted.receipt };
+                        self.tell_sent(
+                            &request.business,
+                            rules,
+                            identity,
+                            &context.portfolio_recipient,
+                            &sent,
+                            now,
+                        );
                     }
                 }
                 let touched = if consumes { Touched::Usage } else { Touched::Nothing };
@@ -477,4 +492,11 @@ pub const fn reaches(channel: Channel, kind: AddressKind) -> bool {
         Channel::Sms | Channel::Voice => matches!(kind, AddressKind::Phone),
         Channel::Email => matches!(kind, AddressKind::Email),
     }
+}
+
+/// Another number for each number, without any likeness to it.
+const fn spread(number: u64) -> u64 {
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
 }

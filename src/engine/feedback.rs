@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::limits::Hold;
+use crate::limits::{Hold, MarkClass, RecipientNews, SendMark};
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, Preference, SenderEntry};
 use crate::policy::evidence::Personal;
 use crate::policy::feedback::{self, Lesson};
@@ -11,7 +11,7 @@ use crate::policy::ids::{BusinessId, EventId, Identifier, SenderId};
 use crate::policy::rules::Rules;
 use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Channel, Quality, SendOutcome, SenderStatus};
-use crate::view::Touched;
+use crate::view::{Person, Touched};
 
 use super::decision::Decision;
 use super::error::EngineError;
@@ -154,21 +154,25 @@ impl Inner {
             || about.decision.as_ref().is_some_and(|decision| decision.carries_instructions);
         let authentication =
             about.decision.as_ref().is_some_and(|decision| decision.category == Category::Authentication);
-        let question = about.decision.as_ref().and_then(|decision| decision.about);
+        let question = about.decision.as_ref().and_then(|decision| Some((decision.about?, decision.time)));
         let named = question.filter(|_| !report.message_id.is_empty());
         let met = carried && !authentication;
         if !met && named.is_none() {
             return Ok(());
         }
-        self.view.update(&about.recipient, |person| {
+        let note = |person: &mut Person| {
             if met {
                 person.usage.instruct(about.channel, at);
             }
-            if let Some(event) = named {
-                person.usage.name_message(event, self.message_hash(&report.message_id));
+            if let Some((event, allowed)) = named {
+                person.usage.name_message(event, allowed, self.message_hash(&report.message_id));
             }
+        };
+        self.view.update(&about.recipient, |person| {
+            note(person);
             ((), Touched::Usage)
         })?;
+        self.tell_usage(&about.recipient, note);
         Ok(())
     }
 
@@ -177,31 +181,43 @@ impl Inner {
         let Some(decision) = about.decision.as_ref().filter(|decision| decision.consumed) else {
             return Ok(());
         };
-        self.view.update(&about.recipient, |person| {
+        let receipt = &decision.receipt;
+        let class = MarkClass::of(decision.category).filter(|_| receipt.marked);
+        let mark = class.map(|class| SendMark { time: decision.time, nonce: receipt.nonce, class });
+        let owed = self.view.update(&about.recipient, |person| {
             let given = self.limiter.give_back(
                 about.business.as_str(),
                 rules.portfolio.as_deref(),
                 &decision.portfolio_recipient,
-                &decision.receipt,
+                receipt,
                 &mut person.frequency,
                 now,
             );
-            let spent = decision.about.is_some_and(|event| person.usage.is_spent(event));
-            if let Some(event) = decision.about {
-                person.usage.unspend(event);
-            }
+            // The send, or its question, may have been another node's and not be heard of yet.
+            let voided = mark.is_some_and(|mark| person.frequency.void(mark)) || given.mark;
+            let failed = decision.about.is_some_and(|event| person.usage.unspend(event, decision.time));
             // Instructions that did not arrive are owed again. Which message carried them is not known where the
             // report said so; owing them once more is the lesser fault. Providers' times may lag.
-            let owed = person
-                .usage
-                .instructed(about.channel)
-                .is_some_and(|met| met.plus_ms(rules.clock_margin_ms) >= decision.time);
-            if owed {
+            let met = person.usage.instructed(about.channel);
+            let owed = met.filter(|met| met.plus_ms(rules.clock_margin_ms) >= decision.time);
+            if owed.is_some() {
                 person.usage.owe_instructions(about.channel);
             }
-            let changed = given.mark || spent || owed;
-            ((), if changed { Touched::Usage } else { Touched::Nothing })
+            let changed = voided || failed || owed.is_some();
+            (owed, if changed { Touched::Usage } else { Touched::Nothing })
         })?;
+        self.tell_usage(&about.recipient, |told| {
+            mark.map(|mark| told.frequency.void(mark));
+            decision.about.map(|event| told.usage.unspend(event, decision.time));
+            told.usage.undone.owed.extend(owed.map(|met| (about.channel, met)));
+        });
+        self.tell_recipient(
+            about.business.as_str(),
+            rules,
+            &decision.portfolio_recipient,
+            receipt,
+            RecipientNews::Failed,
+        );
         Ok(())
     }
 
@@ -224,10 +240,13 @@ impl Inner {
                 }
                 Lesson::WindowClosed => {
                     let Some(sender) = sender else { continue };
-                    self.view.update(&about.recipient, |person| {
+                    let closed = self.view.update(&about.recipient, |person| {
+                        let window = person.usage.window(about.channel, sender.as_str());
+                        let closed = window.map(|window| (about.channel, sender.clone(), window.last));
                         person.usage.close_window(about.channel, sender.as_str());
-                        ((), Touched::Usage)
+                        (closed, Touched::Usage)
                     })?;
+                    self.tell_usage(&about.recipient, |told| told.usage.undone.closed.extend(closed));
                 }
                 Lesson::RecipientMarketingCooldown => {
                     let hold = Hold::RecipientMarketing(&about.recipient);

@@ -227,6 +227,9 @@ impl Inner {
                 person.usage.heard(inbound.channel, &inbound.sender, at, reopens);
                 ((), Touched::Usage)
             })?;
+            self.tell_usage(subject, |told| {
+                told.usage.heard(inbound.channel, &inbound.sender, at, reopens);
+            });
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use super::ranges::Ranges;
 use super::replica::Replica;
 use super::stripes::Stripes;
 use super::token::Vector;
+use super::usage::Sharing;
 use super::{Engine, Inner, Log, Phase};
 
 /// The tag of the limits' changes in the view's journal.
@@ -150,6 +151,7 @@ impl Engine {
             }
         };
         let vector = Arc::clone(&applying.vector);
+        let usage_lost = started.created || started.rebuilt.is_some() || matches!(log, Log::Edge(_));
 
         let limiter = Limiter::new(&parts.limits, parts.key.mac16("limits", &[]));
         restore_limits(&view, &limiter, parts.clock.now())?;
@@ -167,6 +169,7 @@ impl Engine {
             replica: parts.replica,
             behind: Arc::clone(&applying.behind),
             sink: parts.sink,
+            usage: Sharing::new(usage_lost),
             first_origin: std::sync::OnceLock::new(),
             serial: AtomicU64::new(0),
             run: run_name(),

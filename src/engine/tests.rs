@@ -24,6 +24,7 @@ use crate::{ledger, limits, view};
 
 mod edges;
 mod ranges;
+mod usage;
 
 const NOON: Timestamp = Timestamp(1_767_614_400_000);
 

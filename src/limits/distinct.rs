@@ -13,14 +13,18 @@ use super::chained::{Chained, Entry, NIL, Word};
 use super::hash::halves;
 use crate::policy::time::{DAY_MS, Timestamp};
 
+pub(super) mod merge;
+
 /// The window that the provider counts in.
 pub const WINDOW_MS: i64 = DAY_MS;
-/// Failed sends remembered because a later send to the same recipient stands on them; beyond that, such a
-/// recipient counts until its window ends.
+/// Failed sends remembered, so that another node's word or a later send's failure does not bring them back; beyond that,
+/// such a recipient counts until its window ends.
 pub const VOIDED_MAX: usize = 65_536;
 
 /// Expired entries removed by every check, more than the one it may add.
 const EXPIRE_STEPS: usize = 8;
+/// Entries walked to find a late one's place before it goes to the tree.
+const NEAR_STEPS: usize = 128;
 /// Entries walked to find a wait after the limit was lowered. Beyond it the answer is the safe one: when all
 /// have left.
 const WALK_MAX: usize = 4_096;
@@ -94,8 +98,10 @@ pub(super) struct Distinct {
     oldest: u32,
     newest: u32,
     late: BTreeSet<(i64, u32)>,
-    /// Failed sends whose recipient was counted again since: their time, and what was before them.
+    /// Failed sends, by their time, and what was before them: they stay undone, and a recipient falls back beyond them.
     voided: BTreeMap<(i64, PortfolioRecipient), Option<Timestamp>>,
+    /// Sends of other nodes that no later send knew of, newest first: what a recipient falls back to as well.
+    beneath: BTreeMap<PortfolioRecipient, Vec<Timestamp>>,
     loose: bool,
 }
 
@@ -107,6 +113,7 @@ impl Distinct {
             newest: NIL,
             late: BTreeSet::new(),
             voided: BTreeMap::new(),
+            beneath: BTreeMap::new(),
             loose: false,
         }
     }
@@ -154,14 +161,21 @@ impl Distinct {
 
     /// Counts a send to `key`. No other call may have come between asking and taking.
     pub(super) fn take(&mut self, key: &PortfolioRecipient, now: Timestamp) -> DistinctReceipt {
+        let unused = |mut time: Timestamp| {
+            while self.voided.contains_key(&(time.0, *key)) {
+                time = time.plus_ms(1);
+            }
+            time
+        };
         let Some(slot) = self.entries.find(key) else {
-            self.add(key, now);
-            return DistinctReceipt { time: now, previous: None };
+            let time = unused(now);
+            self.add(key, time);
+            return DistinctReceipt { time, previous: None };
         };
         let before = self.time(slot);
         let previous = (before > window_start(now)).then_some(before);
         // Two sends to one recipient never share a time: giving one back must not take the other's.
-        let time = now.max(before.plus_ms(1));
+        let time = unused(now.max(before.plus_ms(1)));
         self.unlink(slot);
         self.link(slot, time);
         DistinctReceipt { time, previous }
@@ -172,45 +186,6 @@ impl Distinct {
         if place.reserved {
             capacity.release(1);
         }
-    }
-
-    /// Undoes a counted send that failed. Returns the recipient's time from now on if it changed (`Some(None)`:
-    /// it no longer counts).
-    pub(super) fn give_back(
-        &mut self,
-        key: &PortfolioRecipient,
-        receipt: &DistinctReceipt,
-        now: Timestamp,
-        capacity: &Capacity,
-    ) -> Option<Option<Timestamp>> {
-        self.settle(now);
-        self.expire_voided(now);
-        let slot = self.entries.find(key)?;
-        let stands_at = self.time(slot);
-        if stands_at > receipt.time {
-            // A later send keeps the recipient counted. Should it fail too, it falls back beyond this one.
-            if receipt.time > window_start(now) && self.voided.len() < VOIDED_MAX {
-                self.voided.insert((receipt.time.0, *key), receipt.previous);
-            }
-            return None;
-        }
-        if stands_at < receipt.time {
-            return None; // given back before
-        }
-        let mut previous = receipt.previous;
-        while let Some(time) = previous {
-            let Some(older) = self.voided.remove(&(time.0, *key)) else { break };
-            previous = older;
-        }
-        let previous = previous.filter(|time| *time > window_start(now));
-        match previous {
-            Some(time) => {
-                self.unlink(slot);
-                self.link(slot, time);
-            }
-            None => self.drop_entry(slot, capacity),
-        }
-        Some(previous)
     }
 
     /// Sets a recipient's time as stored (`None`: not counted); `false` when there is no room.
@@ -251,6 +226,7 @@ impl Distinct {
     /// Removes up to `steps` expired entries; `true` when some may be left.
     pub(super) fn expire(&mut self, steps: usize, now: Timestamp, capacity: &Capacity) -> bool {
         self.settle(now);
+        self.expire_voided(now);
         (0..steps).all(|_| self.expire_one(now, capacity))
     }
 
@@ -259,9 +235,9 @@ impl Distinct {
         entry.time() > window_start(now)
     }
 
-    /// Whether nothing is counted.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.entries.len() == 0
+    /// Whether nothing is counted, and nothing remembered that failed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.len() == 0 && self.voided.is_empty()
     }
 
     fn expire_one(&mut self, now: Timestamp, capacity: &Capacity) -> bool {
@@ -284,6 +260,9 @@ impl Distinct {
     }
 
     fn drop_entry(&mut self, slot: u32, capacity: &Capacity) {
+        if !self.beneath.is_empty() {
+            self.beneath.remove(&self.entries.get(slot).key());
+        }
         self.unlink(slot);
         self.entries.remove(slot);
         capacity.release(1);
@@ -313,8 +292,16 @@ impl Distinct {
         let entry = self.entries.get_mut(slot);
         entry.time_ms = Word::signed(time.0);
         if !in_order {
-            (entry.older, entry.newer) = (LATE, LATE);
-            self.late.insert((time.0, slot));
+            if let Some(older) = self.nearly_newest(time) {
+                let newer = std::mem::replace(&mut self.entries.get_mut(older).newer, slot);
+                let entry = self.entries.get_mut(slot);
+                (entry.older, entry.newer) = (older, newer);
+                self.entries.get_mut(newer).older = slot;
+            } else {
+                let entry = self.entries.get_mut(slot);
+                (entry.older, entry.newer) = (LATE, LATE);
+                self.late.insert((time.0, slot));
+            }
             return;
         }
         (entry.older, entry.newer) = (newest, NIL);
@@ -324,6 +311,22 @@ impl Distinct {
             self.entries.get_mut(newest).newer = slot;
         }
         self.newest = slot;
+    }
+
+    /// The last entry of the list that is not later than `time`, given that the newest is, unless it is far from there: what
+    /// other nodes tell of is late by as many as came in the milliseconds of its way.
+    fn nearly_newest(&self, time: Timestamp) -> Option<u32> {
+        let mut slot = self.newest;
+        for _ in 0..NEAR_STEPS {
+            slot = self.entries.get(slot).older;
+            if slot == NIL {
+                return None;
+            }
+            if self.time(slot) <= time {
+                return Some(slot);
+            }
+        }
+        None
     }
 
     /// Takes an entry out of list or tree.

@@ -12,6 +12,8 @@ use crate::policy::types::Category;
 const CLOCK_STEP_MS: i64 = DAY_MS;
 /// The most marks one log can have: a full set of each class.
 pub const MARKS_MAX: usize = 2 * FREQUENCY_CAP_MAX as usize;
+/// The most sends that failed which one log remembers; the latest stay.
+pub const VOIDED_MAX: usize = 64;
 
 /// What kind of message a mark stands for. Others do not count towards any cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,19 +92,33 @@ pub enum LogFault {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrequencyLog {
     marks: Vec<SendMark>,
+    /// Sends that failed, so that they stay undone when another node tells of them.
+    voided: Vec<SendMark>,
 }
 
 impl FrequencyLog {
     /// A log without sends.
     #[must_use]
     pub const fn new() -> Self {
-        Self { marks: Vec::new() }
+        Self { marks: Vec::new(), voided: Vec::new() }
     }
 
-    /// Whether no send is on record.
+    /// A log of this send alone, as one node tells others of it.
+    #[must_use]
+    pub fn of(mark: SendMark) -> Self {
+        Self { marks: vec![mark], voided: Vec::new() }
+    }
+
+    /// A log of this alone, that the send failed.
+    #[must_use]
+    pub fn of_voided(mark: SendMark) -> Self {
+        Self { marks: Vec::new(), voided: vec![mark] }
+    }
+
+    /// Whether no send is on record, nor any that failed.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.marks.is_empty()
+        self.marks.is_empty() && self.voided.is_empty()
     }
 
     /// The sends, oldest first.
@@ -115,7 +131,7 @@ impl FrequencyLog {
     /// than the largest count of each class.
     pub fn push(&mut self, mark: SendMark, caps: &[FrequencyCap], now: Timestamp) {
         self.prune(now, longest_per_ms(caps));
-        self.place(mark);
+        place(&mut self.marks, mark);
         let keep = largest_max(caps, mark.class);
         let mut excess = self.marks.iter().filter(|own| own.class == mark.class).count().saturating_sub(keep);
         if excess > 0 {
@@ -129,11 +145,22 @@ impl FrequencyLog {
 
     /// Takes a send back, found by its number; `false` when it is not on record.
     pub fn remove(&mut self, nonce: u32) -> bool {
-        let at = self.marks.iter().rposition(|mark| mark.nonce == nonce);
-        at.is_some_and(|at| {
-            self.marks.remove(at);
-            true
-        })
+        let found = self.marks.iter().rfind(|mark| mark.nonce == nonce).copied();
+        found.is_some_and(|mark| self.void(mark))
+    }
+
+    /// Takes a send back for good, be it on record or not heard of yet; `false` when that is known.
+    pub fn void(&mut self, mark: SendMark) -> bool {
+        self.marks.retain(|own| own.nonce != mark.nonce);
+        if let Some(known) = self.voided.iter_mut().find(|known| known.nonce == mark.nonce) {
+            known.time = known.time.min(mark.time);
+            return false;
+        }
+        place(&mut self.voided, mark);
+        if self.voided.len() > VOIDED_MAX {
+            self.voided.remove(0);
+        }
+        true
     }
 
     /// Dates back to `now` what a wrong clock dated far ahead, so that it counts for one period and not until
@@ -153,40 +180,48 @@ impl FrequencyLog {
         self.settle(now);
         let gone = self.marks.iter().take_while(|mark| now.since_ms(mark.time) >= longest_per_ms).count();
         self.marks.drain(..gone);
+        self.voided.retain(|mark| (0..longest_per_ms).contains(&now.since_ms(mark.time).saturating_abs()));
     }
 
-    /// Takes over the sends another node, or another identifier of the person, has on record.
-    pub fn merge(&mut self, other: &Self) {
+    /// Takes over the sends another node, or another identifier of the person, has on record; `true`: there was something
+    /// new. Sends are told apart by their numbers. Below [`MARKS_MAX`] and [`VOIDED_MAX`] neither order nor repetition
+    /// matters.
+    pub fn merge(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        for mark in &other.voided {
+            changed |= self.void(*mark);
+        }
         for mark in &other.marks {
+            if self.voided.iter().any(|voided| voided.nonce == mark.nonce) {
+                continue;
+            }
             match self.marks.iter_mut().find(|own| own.nonce == mark.nonce) {
-                Some(own) => own.time = own.time.min(mark.time),
-                None => self.place(*mark),
+                Some(own) => {
+                    changed |= mark.time < own.time;
+                    own.time = own.time.min(mark.time);
+                }
+                None => {
+                    place(&mut self.marks, *mark);
+                    changed = true;
+                }
             }
         }
-        self.marks.sort_by_key(|mark| mark.time);
+        self.marks.sort_by_key(|mark| (mark.time, mark.nonce));
         if self.marks.len() > MARKS_MAX {
             self.marks.drain(..self.marks.len() - MARKS_MAX);
         }
+        changed
     }
 
-    fn place(&mut self, mark: SendMark) {
-        let at = self.marks.iter().rposition(|own| own.time <= mark.time).map_or(0, |at| at + 1);
-        self.marks.insert(at, mark);
-    }
-
-    /// The log as bytes, for the record it is kept in: a varint count, then per mark a varint of the zigzagged
-    /// difference to the time before, shifted by one for the class, and 4 bytes of its number.
+    /// The log as bytes, for the record it is kept in: a list of the sends and, if there are some, one of those that failed.
+    /// A list is a varint count, then per mark a varint of the zigzagged difference to the time before, shifted by one for
+    /// the class, and 4 bytes of its number.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1 + self.marks.len() * 8);
-        put_varint(&mut out, self.marks.len() as u128);
-        let mut before = 0i64;
-        for mark in &self.marks {
-            let step = i128::from(mark.time.0) - i128::from(before);
-            let zigzag = (step << 1 ^ step >> 127).cast_unsigned();
-            put_varint(&mut out, zigzag << 1 | u128::from(mark.class == MarkClass::Utility));
-            out.extend(mark.nonce.to_le_bytes());
-            before = mark.time.0;
+        put_marks(&mut out, &self.marks);
+        if !self.voided.is_empty() {
+            put_marks(&mut out, &self.voided);
         }
         out
     }
@@ -197,32 +232,19 @@ impl FrequencyLog {
     /// When `bytes` are anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, LogFault> {
         let mut at = 0;
-        let count = take_varint(bytes, &mut at)?;
-        let count = usize::try_from(count)
-            .ok()
-            .filter(|count| *count <= MARKS_MAX)
-            .ok_or_else(|| LogFault::TooMany { count: u64::try_from(count).unwrap_or(u64::MAX) })?;
-        let mut marks = Vec::with_capacity(count);
-        let mut before = 0i64;
-        for _ in 0..count {
-            let start = at;
-            let word = take_varint(bytes, &mut at)?;
-            let zigzag = word >> 1;
-            let step = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
-            let time =
-                i64::try_from(i128::from(before) + step).map_err(|_| LogFault::Overlong { at: start })?;
-            let nonce = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
-            let nonce = u32::from_le_bytes(nonce.ok_or(LogFault::Truncated { at: bytes.len() })?);
-            at += 4;
-            let class = if word & 1 == 1 { MarkClass::Utility } else { MarkClass::Marketing };
-            marks.push(SendMark { time: Timestamp(time), nonce, class });
-            before = time;
-        }
+        let marks = take_marks(bytes, &mut at, MARKS_MAX)?;
+        let voided = if at < bytes.len() { take_marks(bytes, &mut at, VOIDED_MAX)? } else { Vec::new() };
         if at < bytes.len() {
             return Err(LogFault::Trailing { count: bytes.len() - at });
         }
-        Ok(Self { marks })
+        Ok(Self { marks, voided })
     }
+}
+
+/// Inserts a mark behind all that are not later.
+fn place(marks: &mut Vec<SendMark>, mark: SendMark) {
+    let at = marks.iter().rposition(|own| own.time <= mark.time).map_or(0, |at| at + 1);
+    marks.insert(at, mark);
 }
 
 /// The wait in milliseconds until `cap` lets one more message of `class` pass; `None` when it does now or does
@@ -249,6 +271,42 @@ pub fn longest_per_ms(caps: &[FrequencyCap]) -> i64 {
 fn largest_max(caps: &[FrequencyCap], class: MarkClass) -> usize {
     let of_class = caps.iter().filter(|cap| class.counts_for(cap.class));
     of_class.map(|cap| cap.max.clamp(1, FREQUENCY_CAP_MAX) as usize).max().unwrap_or(0)
+}
+
+fn put_marks(out: &mut Vec<u8>, marks: &[SendMark]) {
+    put_varint(out, marks.len() as u128);
+    let mut before = 0i64;
+    for mark in marks {
+        let step = i128::from(mark.time.0) - i128::from(before);
+        let zigzag = (step << 1 ^ step >> 127).cast_unsigned();
+        put_varint(out, zigzag << 1 | u128::from(mark.class == MarkClass::Utility));
+        out.extend(mark.nonce.to_le_bytes());
+        before = mark.time.0;
+    }
+}
+
+fn take_marks(bytes: &[u8], at: &mut usize, marks_max: usize) -> Result<Vec<SendMark>, LogFault> {
+    let count = take_varint(bytes, at)?;
+    let count = usize::try_from(count)
+        .ok()
+        .filter(|count| *count <= marks_max)
+        .ok_or_else(|| LogFault::TooMany { count: u64::try_from(count).unwrap_or(u64::MAX) })?;
+    let mut marks = Vec::with_capacity(count);
+    let mut before = 0i64;
+    for _ in 0..count {
+        let start = *at;
+        let word = take_varint(bytes, at)?;
+        let zigzag = word >> 1;
+        let step = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
+        let time = i64::try_from(i128::from(before) + step).map_err(|_| LogFault::Overlong { at: start })?;
+        let nonce = bytes.get(*at..*at + 4).and_then(|four| four.try_into().ok());
+        let nonce = u32::from_le_bytes(nonce.ok_or(LogFault::Truncated { at: bytes.len() })?);
+        *at += 4;
+        let class = if word & 1 == 1 { MarkClass::Utility } else { MarkClass::Marketing };
+        marks.push(SendMark { time: Timestamp(time), nonce, class });
+        before = time;
+    }
+    Ok(marks)
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u128) {

@@ -13,6 +13,7 @@ use super::carrier::Streams;
 use super::figures::Figures;
 use super::hands::{self, Storing};
 use super::link::Links;
+use super::usage::Usage;
 use super::{Config, Driver, PeerReport, Report};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::engine::Engine;
@@ -100,6 +101,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     let (to_store, storing) = mpsc::channel(WORK_WAITING_MAX);
     let storer = tokio::spawn(store_in_order(engine.clone(), storing, inputs.clone()));
     let mut node = Node {
+        usage: Usage::start(&engine, &inputs),
         carrier: Streams::new(shared.links.clone(), incoming),
         shared,
         engine,
@@ -150,6 +152,7 @@ fn input_of(incoming: Incoming) -> Input {
 struct Node {
     shared: Arc<Shared>,
     carrier: Streams,
+    usage: Usage,
     engine: Engine,
     readiness: Readiness,
     config: Config,
@@ -215,6 +218,10 @@ impl Node {
                 Effect::Replicated { origin, sequence } => {
                     self.engine.replica().set_replicated(origin, sequence);
                 }
+                Effect::TakeUsage { bytes } => self.usage.take(bytes),
+                Effect::TakeUsagePart { link, bytes } => self.usage.take_part(link, bytes),
+                Effect::MakeUsage { link } => self.usage.make(link),
+                Effect::UsageTold => self.usage.restored(),
                 Effect::Note(note) => self.note(&note),
             }
         }

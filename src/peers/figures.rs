@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::usage;
 use crate::readiness::Remark;
 use crate::replication::{Counters, Machine, Mono, PeerStatus};
 use crate::telemetry::metrics::describe_peers;
@@ -97,6 +98,7 @@ fn count(counters: Counters) {
         went_back,
         store_pauses,
         unreadable,
+        usage_dropped,
     } = counters;
     let set = |name: &'static str, value: u64| metrics::counter!(name).absolute(value);
     set("optgate_peer_records_total", records_in);
@@ -109,6 +111,7 @@ fn count(counters: Counters) {
     set("optgate_peer_went_back_total", went_back);
     set("optgate_peer_store_pauses_total", store_pauses);
     set("optgate_peer_unreadable_total", unreadable);
+    metrics::counter!(usage::DROPPED, "at" => "link").absolute(usage_dropped);
 }
 
 #[cfg(test)]

@@ -1,14 +1,21 @@
 //! What sends and inbound messages left behind for one identifier: windows, obligations met,
 //! consent messages spent. Losing it denies more or owes more; it never permits what consent forbids.
+//!
+//! Nodes tell each other what they noted, in any order and more than once, so [`Usage::merge`] is a join: what is undone
+//! leaves a mark behind, which undoes it wherever it arrives, before or after.
 
 use super::ids::{EventId, SenderId};
 use super::time::Timestamp;
 use super::types::Channel;
 
+mod merge;
+
 /// How many senders' windows a person's usage remembers; the latest stay.
 pub const WINDOWS_MAX: usize = 16;
 /// How many spent consent messages a person's usage remembers; more than there are allowances.
 pub const SPENT_MAX: usize = 16;
+/// How many things of each kind a person's usage remembers to have been undone; the latest stay.
+pub const UNDONE_MAX: usize = 16;
 
 /// The customer-service window of one sender on one channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +52,17 @@ pub struct Spent {
     pub message: Option<[u8; 8]>,
 }
 
+/// What was undone, so that it stays undone when it is heard of again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// Windows that the provider closed, with the time of the last message that they had been opened by.
+    pub closed: Vec<(Channel, SenderId, Timestamp)>,
+    /// Instructions up to this time did not arrive.
+    pub owed: Vec<(Channel, Timestamp)>,
+    /// Consent messages that failed, by event and when they were allowed.
+    pub failed: Vec<(EventId, Timestamp)>,
+}
+
 /// Usage of one identifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -56,6 +74,8 @@ pub struct Usage {
     pub spent: Vec<Spent>,
     /// The last message allowed, per channel.
     pub last_allowed: Vec<LastAllowed>,
+    /// What of it was undone.
+    pub undone: Undone,
 }
 
 impl Usage {
@@ -65,27 +85,19 @@ impl Usage {
         self.windows.iter().find(|window| window.channel == channel && window.sender.as_str() == sender)
     }
 
-    /// Notes a message of the person; `reopens` unless it was an opt-out or ambiguous.
+    /// Notes a message of the person; `reopens` unless it was an opt-out or ambiguous. One that is not later than the last
+    /// before the provider closed the window opens nothing.
     pub fn heard(&mut self, channel: Channel, sender: &SenderId, at: Timestamp, reopens: bool) {
         let reopened = reopens.then_some(at);
-        match self.windows.iter_mut().find(|window| window.channel == channel && &window.sender == sender) {
-            Some(window) => {
-                window.last = window.last.max(at);
-                window.reopened = window.reopened.max(reopened);
-            }
-            None => {
-                self.windows.push(Window { channel, sender: sender.clone(), last: at, reopened });
-                if self.windows.len() > WINDOWS_MAX {
-                    let oldest = (0..self.windows.len()).min_by_key(|&at| self.windows[at].last);
-                    oldest.map(|at| self.windows.swap_remove(at));
-                }
-            }
-        }
+        self.merge_window(&Window { channel, sender: sender.clone(), last: at, reopened });
     }
 
     /// Closes the window of `sender`, as the provider said it is.
     pub fn close_window(&mut self, channel: Channel, sender: &str) {
-        self.windows.retain(|window| window.channel != channel || window.sender.as_str() != sender);
+        if let Some(window) = self.window(channel, sender) {
+            let closed = (channel, window.sender.clone(), window.last);
+            self.merge_closed(&closed);
+        }
     }
 
     /// When opt-out instructions were last sent on `channel`.
@@ -96,15 +108,14 @@ impl Usage {
 
     /// Notes that opt-out instructions were sent on `channel`.
     pub fn instruct(&mut self, channel: Channel, at: Timestamp) {
-        match self.instructed.iter_mut().find(|(known, _)| *known == channel) {
-            Some((_, time)) => *time = (*time).max(at),
-            None => self.instructed.push((channel, at)),
-        }
+        self.merge_instructed(channel, at);
     }
 
     /// Opt-out instructions are owed on `channel` again.
     pub fn owe_instructions(&mut self, channel: Channel) {
-        self.instructed.retain(|(at, _)| *at != channel);
+        if let Some(met) = self.instructed(channel) {
+            self.merge_owed(channel, met);
+        }
     }
 
     /// Whether the message about `event` was sent.
@@ -115,24 +126,17 @@ impl Usage {
 
     /// Notes that the message about `event` was allowed.
     pub fn spend(&mut self, event: EventId, at: Timestamp) {
-        if !self.is_spent(event) {
-            self.spent.push(Spent { event, time: at, message: None });
-            if self.spent.len() > SPENT_MAX {
-                self.spent.remove(0);
-            }
-        }
+        self.merge_spent(&Spent { event, time: at, message: None });
     }
 
-    /// Takes back that the message about `event` was sent: it failed.
-    pub fn unspend(&mut self, event: EventId) {
-        self.spent.retain(|spent| spent.event != event);
+    /// Takes back that the message about `event`, allowed `at`, was sent: it failed. `false`: that is known.
+    pub fn unspend(&mut self, event: EventId, at: Timestamp) -> bool {
+        self.merge_failed((event, at))
     }
 
-    /// Notes the provider's id of the message about `event`.
-    pub fn name_message(&mut self, event: EventId, message: [u8; 8]) {
-        if let Some(spent) = self.spent.iter_mut().find(|spent| spent.event == event) {
-            spent.message = Some(message);
-        }
+    /// Notes the provider's id of the message about `event` that was allowed `at`.
+    pub fn name_message(&mut self, event: EventId, at: Timestamp, message: [u8; 8]) {
+        self.merge_spent(&Spent { event, time: at, message: Some(message) });
     }
 
     /// The event whose message the provider named `message`.

@@ -1,6 +1,7 @@
 //! What peers say to each other, in types of our own. [`super::wire`] writes and reads them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::ledger::Head;
 pub use crate::ledger::{Relayed as Record, RelayedBlob as RecordBlob};
@@ -24,6 +25,9 @@ pub const NAME_LEN_MAX: usize = 128;
 pub const TEXT_LEN_MAX: usize = 512;
 /// The most anchors told of in one frame, counted by or remembered.
 pub const ANCHORS_MAX: usize = 64;
+
+/// The longest chunk of usage, in bytes.
+pub const USAGE_LEN_MAX: usize = 65 * 1024;
 
 /// A store's identity: minted with it and copied with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,6 +173,29 @@ pub struct Heard {
     pub age_ms: u64,
 }
 
+/// A chunk of usage, as one node told it. What it says is the engine's affair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Who told it first.
+    pub run: Run,
+    /// Counts the chunks of that run.
+    pub serial: u64,
+    /// At most [`USAGE_LEN_MAX`].
+    pub bytes: Arc<[u8]>,
+}
+
+/// A part of all the usage of a node, for one that lost its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsagePart {
+    /// A chunk, at most [`USAGE_LEN_MAX`].
+    Chunk(Arc<[u8]>),
+    /// There is no more.
+    End {
+        /// The teller has not lost its own usage.
+        complete: bool,
+    },
+}
+
 /// One thing said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -218,6 +245,12 @@ pub enum Frame {
         /// The last record of the origin that the teller holds.
         held: VectorEntry,
     },
+    /// What sends and inbound messages left behind.
+    Usage(Usage),
+    /// A wish for all of it.
+    AskUsage,
+    /// A part of what was wished for.
+    UsageAnswer(UsagePart),
     /// Something of a newer version.
     Unknown,
 }

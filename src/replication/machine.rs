@@ -7,6 +7,7 @@ use super::assign::{Choice, Intake};
 use super::durability::Durability;
 use super::frame::{Events, Frame, Heard, Instance, Record, Role, Run, VectorEntry};
 use super::freshness::Freshness;
+use super::gossip::Gossip;
 use super::session::{Around, Session, Told};
 use super::settings::{Mono, Now, Settings};
 use super::vector::Heads;
@@ -22,6 +23,7 @@ mod receive;
 #[cfg(test)]
 mod tests;
 mod tick;
+mod usage;
 
 pub use inout::{CloseReason, Effect, Input, Note, StoreOutcome, StoreRefusal};
 pub use query::{Counters, PeerStatus, Progress, Unverified};
@@ -64,6 +66,7 @@ pub struct Machine {
     storing: BTreeMap<u64, Storing>,
     reading: BTreeMap<u64, Reading>,
     counters: Counters,
+    gossip: Gossip,
     /// Why links to a store last ended.
     faults: BTreeMap<Instance, String>,
     ticket: u64,
@@ -91,6 +94,7 @@ impl Machine {
             storing: BTreeMap::new(),
             reading: BTreeMap::new(),
             counters: Counters::default(),
+            gossip: Gossip::default(),
             faults: BTreeMap::new(),
             ticket: 0,
             store_paused_until: None,
@@ -121,6 +125,10 @@ impl Machine {
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome, now),
             Input::KeptApart { ticket, kept } => self.kept_apart(ticket, kept, now),
             Input::Read { ticket, records } => self.read(ticket, records, now),
+            Input::Usage { bytes } => self.tell_usage(bytes),
+            Input::LacksUsage => self.gossip.lacks = true,
+            Input::UsageMade { link, part } => self.on(link, |session| session.usage.made(part)),
+            Input::UsageTaken { link } => self.usage_taken(link),
             Input::Tick => self.tick(now),
         }
         self.flush(now);
@@ -148,6 +156,9 @@ impl Machine {
             Frame::Ack { frames_done, origins } => self.acked(link, frames_done, &origins, now),
             Frame::Ping { number } => session.answer_due = number,
             Frame::Doubt { held } => self.doubted(link, held.origin, held.head),
+            Frame::Usage(usage) => self.usage(link, usage, now),
+            Frame::AskUsage => session.usage.wished(),
+            Frame::UsageAnswer(part) => self.usage_answer(link, part, now),
             Frame::Heartbeat { answers, wall_ms, changes, heard } => {
                 self.heartbeat(link, answers, wall_ms, &changes, heard, now);
             }
@@ -178,6 +189,9 @@ impl Machine {
                 } else {
                     break;
                 }
+            }
+            if session.usage.wants_part() {
+                self.effects.push(Effect::MakeUsage { link });
             }
             if session.is_open()
                 && let Some(piece) = session.out.next_piece(&self.held)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::clocks::Offsets;
 use super::frame::{ENTRIES_MAX, Frame, Heard, Instance, Role, Run, VectorEntry};
 use super::freshness::Answers;
+use super::gossip::UsageOut;
 use super::settings::{Mono, Now, PINGS_MAX};
 use super::vector::Heads;
 use super::window::Outflow;
@@ -89,6 +90,7 @@ pub(super) struct Session {
     pub(super) answers: Answers,
     pub(super) offsets: Offsets,
     pub(super) out: Outflow,
+    pub(super) usage: UsageOut,
 }
 
 /// What a frame is made of besides the session.
@@ -132,6 +134,7 @@ impl Session {
             answers: Answers::default(),
             offsets: Offsets::default(),
             out: Outflow::new(0, 0),
+            usage: UsageOut::default(),
         }
     }
 
@@ -235,7 +238,9 @@ impl Session {
                 return Some(Frame::Ping { number: self.ping_number });
             }
         }
-        self.out.take().map(Frame::Events)
+        // Usage waits until the carrier has nothing at all, so that it is never before anything else.
+        let events = self.out.take().map(Frame::Events);
+        if events.is_none() && self.queued == 0 { self.usage.next_frame() } else { events }
     }
 
     fn want_frame(&mut self) -> Frame {

@@ -11,4 +11,5 @@ mod rng;
 mod scenes;
 mod seeds;
 mod store;
+mod usage;
 mod world;

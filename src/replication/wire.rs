@@ -3,7 +3,8 @@
 
 use super::frame::{
     ANCHORS_MAX, CHAINED_LEN_MAX, ENTRIES_MAX, EVENTS_BYTES_MAX, Events, Frame, Heard, Hello, Instance,
-    NAME_LEN_MAX, RECORDS_MAX, Record, RecordBlob, Refusal, Role, Run, TEXT_LEN_MAX, VectorEntry,
+    NAME_LEN_MAX, RECORDS_MAX, Record, RecordBlob, Refusal, Role, Run, TEXT_LEN_MAX, USAGE_LEN_MAX, Usage,
+    UsagePart, VectorEntry,
 };
 use crate::ledger::{BLOB_LEN_MAX, Head};
 use crate::pb::replication::v1 as pb;
@@ -65,6 +66,16 @@ pub fn encode(frame: Frame) -> pb::Frame {
                 .collect(),
         })),
         Frame::Doubt { held } => Some(Wire::Doubt(pb::Doubt { held: Some(encode_entry(held)) })),
+        Frame::Usage(Usage { run, serial, bytes }) => {
+            Some(Wire::Usage(pb::Usage { run: run.0.to_vec(), serial, content: bytes.to_vec() }))
+        }
+        Frame::AskUsage => Some(Wire::AskUsage(pb::AskUsage {})),
+        Frame::UsageAnswer(part) => Some(Wire::UsageAnswer(match part {
+            UsagePart::Chunk(bytes) => {
+                pb::UsageAnswer { content: bytes.to_vec(), last: false, complete: false }
+            }
+            UsagePart::End { complete } => pb::UsageAnswer { content: Vec::new(), last: true, complete },
+        })),
         Frame::Unknown => None,
     };
     pb::Frame { frame: wire }
@@ -113,6 +124,20 @@ pub fn decode(frame: pb::Frame) -> Result<Frame, WireFault> {
         Some(Wire::Ping(pb::Ping { number })) => Frame::Ping { number: from_one("number", number)? },
         Some(Wire::Doubt(pb::Doubt { held })) => {
             Frame::Doubt { held: decode_entry(held.ok_or(WireFault::Missing("held"))?)? }
+        }
+        Some(Wire::Usage(pb::Usage { run, serial, content })) => {
+            bounded("content", content.len(), USAGE_LEN_MAX)?;
+            let (run, serial) = (Run(fixed("run", &run)?), from_one("serial", serial)?);
+            Frame::Usage(Usage { run, serial, bytes: content.into() })
+        }
+        Some(Wire::AskUsage(pb::AskUsage {})) => Frame::AskUsage,
+        Some(Wire::UsageAnswer(pb::UsageAnswer { content, last, complete })) => {
+            bounded("content", content.len(), USAGE_LEN_MAX)?;
+            Frame::UsageAnswer(if last {
+                UsagePart::End { complete }
+            } else {
+                UsagePart::Chunk(content.into())
+            })
         }
         Some(Wire::Heartbeat(pb::Heartbeat { answers, wall_ms, changes, heard })) => {
             bounded("changes", changes.len(), ENTRIES_MAX)?;

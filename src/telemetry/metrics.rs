@@ -209,6 +209,10 @@ fn describe() {
         "1 while what the anchors held at the start is not applied here"
     );
     metrics::describe_gauge!("optgate_members", "Nodes that share rates, this one included");
+    metrics::describe_counter!(
+        "optgate_usage_dropped_total",
+        "Chunks of usage that found no room: at the start of their way, at a link, at its end; caps count less"
+    );
     metrics::describe_gauge!("optgate_limit_table_entries", "Entries of the limits' tables");
     metrics::describe_gauge!("optgate_limit_table_max", "Entries the limits' tables may have");
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! consent = version, present: u8, [cells], [preferences], [holds], [links], [allowances], [taken], [trail]
-//! usage   = version, [windows], [instructed], [spent], [last allowed], frequency log
+//! usage   = version, [last allowed], [instructed], [windows], [spent], (version 2: [closed], [owed], [failed],) frequency log
 //! ```
 
 use super::bytes::{Damage, Reader, Writer};
@@ -18,10 +18,12 @@ use crate::policy::event::RequestMark;
 use crate::policy::ids::{Identifier, SenderId, TopicId};
 use crate::policy::record::{Allowance, Record, Taken};
 use crate::policy::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod, Purpose, Scope};
-use crate::policy::usage::{LastAllowed, Spent, Usage, Window};
+use crate::policy::usage::{LastAllowed, Spent, Undone, Usage, Window};
 
 /// The version that both parts start with. Raise it whenever a byte changes its meaning.
 pub const PERSON_FORM_VERSION: u8 = 1;
+/// The version of a usage part in which something was undone; others are written as before there was such a thing.
+const USAGE_UNDONE_VERSION: u8 = 2;
 
 /// All that the view keeps of one identifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,7 +128,8 @@ impl Person {
             return Vec::new();
         }
         let mut out = Writer::new(Vec::with_capacity(64));
-        out.byte(PERSON_FORM_VERSION);
+        let undone = Some(&usage.undone).filter(|undone| *undone != &Undone::default());
+        out.byte(if undone.is_some() { USAGE_UNDONE_VERSION } else { PERSON_FORM_VERSION });
         out.count(usage.last_allowed.len());
         for last in &usage.last_allowed {
             out.byte(u8::from(last.about.is_some()) << 4 | last.channel.code());
@@ -157,6 +160,9 @@ impl Person {
             if let Some(message) = spent.message {
                 out.raw(&message);
             }
+        }
+        if let Some(undone) = undone {
+            put_undone(&mut out, undone);
         }
         out.raw(&self.frequency.encode());
         out.finish()
@@ -227,7 +233,10 @@ impl Person {
 
     fn take_usage(&mut self, bytes: &[u8]) -> Result<(), Damage> {
         let mut input = Reader::new(bytes);
-        version(&mut input)?;
+        let version = input.byte()?;
+        if !matches!(version, PERSON_FORM_VERSION | USAGE_UNDONE_VERSION) {
+            return Err(Damage("version"));
+        }
         let usage = &mut self.usage;
         usage.last_allowed = take_list(&mut input, |input| {
             let packed = input.byte()?;
@@ -252,9 +261,41 @@ impl Person {
             let message = if named { Some(input.array()?) } else { None };
             Ok(Spent { event, time, message })
         })?;
+        if version == USAGE_UNDONE_VERSION {
+            usage.undone = take_undone(&mut input)?;
+        }
         self.frequency = FrequencyLog::decode(input.rest()).map_err(|_| Damage("frequency log"))?;
         Ok(())
     }
+}
+
+fn put_undone(out: &mut Writer, undone: &Undone) {
+    out.count(undone.closed.len());
+    for (channel, sender, at) in &undone.closed {
+        out.byte(channel.code());
+        out.text(sender.as_str());
+        out.time(*at);
+    }
+    out.count(undone.owed.len());
+    for (channel, at) in &undone.owed {
+        out.byte(channel.code());
+        out.time(*at);
+    }
+    out.count(undone.failed.len());
+    for (event, at) in &undone.failed {
+        out.event(*event);
+        out.time(*at);
+    }
+}
+
+fn take_undone(input: &mut Reader<'_>) -> Result<Undone, Damage> {
+    Ok(Undone {
+        closed: take_list(input, |input| {
+            Ok::<_, Damage>((Channel::of(input.byte()?)?, take_sender(input)?, input.time()?))
+        })?,
+        owed: take_list(input, |input| Ok::<_, Damage>((Channel::of(input.byte()?)?, input.time()?)))?,
+        failed: take_list(input, |input| Ok::<_, Damage>((input.event()?, input.time()?)))?,
+    })
 }
 
 fn version(input: &mut Reader<'_>) -> Result<(), Damage> {

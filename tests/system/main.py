@@ -19,6 +19,7 @@ import peers  # noqa: F401
 import peers_stores  # noqa: F401
 import peers_views  # noqa: F401
 import edges  # noqa: F401
+import peers_usage  # noqa: F401
 import crash
 import peers_chaos
 

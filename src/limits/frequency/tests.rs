@@ -89,9 +89,9 @@ proptest! {
         let (mut left, mut right, mut whole) = (FrequencyLog::new(), FrequencyLog::new(), FrequencyLog::new());
         for (nonce, (ms, class, side)) in (0u32..).zip(times) {
             let sent = mark(NOW.plus_ms(ms), nonce, class);
-            whole.place(sent);
-            if side & 1 == 1 { left.place(sent); }
-            if side & 2 == 2 { right.place(sent); }
+            place(&mut whole.marks, sent);
+            if side & 1 == 1 { place(&mut left.marks, sent); }
+            if side & 2 == 2 { place(&mut right.marks, sent); }
         }
         let mut other_way = right.clone();
         other_way.merge(&left);
@@ -184,15 +184,16 @@ fn small_logs_are_small() {
 #[test]
 fn damaged_bytes_say_what_is_wrong() {
     let mut log = FrequencyLog::new();
-    log.place(mark(NOW, 1, MarkClass::Marketing));
+    place(&mut log.marks, mark(NOW, 1, MarkClass::Marketing));
     let bytes = log.encode();
     assert_eq!(
         FrequencyLog::decode(&bytes[..bytes.len() - 1]),
         Err(LogFault::Truncated { at: bytes.len() - 1 })
     );
-    assert_eq!(FrequencyLog::decode(&[&bytes[..], &[0]].concat()), Err(LogFault::Trailing { count: 1 }));
+    assert_eq!(FrequencyLog::decode(&[&bytes[..], &[0, 0]].concat()), Err(LogFault::Trailing { count: 1 }));
     assert_eq!(FrequencyLog::decode(&[0xff; 12]), Err(LogFault::Overlong { at: 0 }));
     assert_eq!(FrequencyLog::decode(&[0xd1, 0x0f]), Err(LogFault::TooMany { count: 2_001 }));
+    assert_eq!(FrequencyLog::decode(&[0, 65]), Err(LogFault::TooMany { count: 65 }), "of those that failed");
     assert_eq!(FrequencyLog::decode(&[]), Err(LogFault::Truncated { at: 0 }));
     assert_eq!(FrequencyLog::decode(&[0xd0, 0x0f]), Err(LogFault::Truncated { at: 2 }), "2,000 is the most");
 }
@@ -200,9 +201,25 @@ fn damaged_bytes_say_what_is_wrong() {
 #[test]
 fn pruning_keeps_what_still_counts() {
     let mut log = FrequencyLog::new();
-    log.place(mark(NOW, 1, MarkClass::Marketing));
+    place(&mut log.marks, mark(NOW, 1, MarkClass::Marketing));
     log.prune(NOW.plus_ms(DAY_MS - 1), DAY_MS);
     assert_eq!(log.marks().len(), 1);
     log.prune(NOW.plus_ms(DAY_MS), DAY_MS);
     assert!(log.is_empty());
+    assert!(log.void(mark(NOW, 2, MarkClass::Marketing)));
+    log.prune(NOW.plus_ms(DAY_MS - 1), DAY_MS);
+    assert!(!log.void(mark(NOW, 2, MarkClass::Marketing)), "still remembered");
+    log.prune(NOW.plus_ms(DAY_MS), DAY_MS);
+    assert!(log.is_empty());
+}
+
+#[test]
+fn one_failed_send_more_than_is_remembered_drops_the_oldest() {
+    let mut log = FrequencyLog::new();
+    for nonce in 0..=VOIDED_MAX as u32 {
+        log.void(mark(NOW.plus_ms(nonce.into()), nonce, MarkClass::Marketing));
+    }
+    assert_eq!(log.voided.len(), VOIDED_MAX);
+    assert!(log.merge(&FrequencyLog::of(mark(NOW, 0, MarkClass::Marketing))), "the oldest is forgotten");
+    assert!(!log.merge(&FrequencyLog::of(mark(NOW, 1, MarkClass::Marketing))));
 }

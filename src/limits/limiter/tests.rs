@@ -123,9 +123,11 @@ impl Scene {
             state.push(chunk.to_vec());
             Ok::<_, std::convert::Infallible>(())
         });
-        let mut logs: Vec<_> = self.logs.iter().filter(|(_, log)| !log.is_empty()).collect();
+        let mut logs: Vec<_> = self.logs.iter().filter(|(_, log)| !log.marks().is_empty()).collect();
         logs.sort_by_key(|(person, _)| **person);
-        state.extend(logs.iter().map(|(person, log)| [&[**person], &log.encode()[..]].concat()));
+        state.extend(
+            logs.iter().map(|(person, log)| [&[**person], format!("{:?}", log.marks()).as_bytes()].concat()),
+        );
         state
     }
 }

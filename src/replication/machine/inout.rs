@@ -1,9 +1,11 @@
 //! What goes into the machine and what comes out.
 
+use std::sync::Arc;
+
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::replication::Link;
-use crate::replication::frame::{Events, Frame, Instance, Record, Refusal};
+use crate::replication::frame::{Events, Frame, Instance, Record, Refusal, UsagePart};
 use crate::replication::settings::HELLO_WAIT_MS;
 
 /// What happened.
@@ -70,6 +72,25 @@ pub enum Input {
         ticket: u64,
         /// The records from the one asked for on; `None`: they cannot be read.
         records: Option<Vec<Record>>,
+    },
+    /// Usage of this node, which others are to be told of: at most [`USAGE_LEN_MAX`](crate::replication::frame::USAGE_LEN_MAX).
+    Usage {
+        /// What of it.
+        bytes: Arc<[u8]>,
+    },
+    /// This node has lost its usage.
+    LacksUsage,
+    /// The answer to [`Effect::MakeUsage`].
+    UsageMade {
+        /// For this link.
+        link: Link,
+        /// The next part.
+        part: UsagePart,
+    },
+    /// The answer to [`Effect::TakeUsagePart`].
+    UsageTaken {
+        /// By this link.
+        link: Link,
     },
     /// Time passed. Wanted every 100 ms or so.
     Tick,
@@ -173,6 +194,26 @@ pub enum Effect {
         /// The highest.
         sequence: u64,
     },
+    /// Join another node's usage to this node's. If it is dropped, that weakens caps and nothing else.
+    TakeUsage {
+        /// What of it.
+        bytes: Arc<[u8]>,
+    },
+    /// The same with a part of all the usage of a peer, which is not to be dropped; then answer [`Input::UsageTaken`].
+    TakeUsagePart {
+        /// By this link.
+        link: Link,
+        /// What of it.
+        bytes: Arc<[u8]>,
+    },
+    /// Make the next part of all the usage there is, for this link; then answer [`Input::UsageMade`]. The first time, and after the
+    /// last part, begin.
+    MakeUsage {
+        /// Which.
+        link: Link,
+    },
+    /// The usage that was lost has been told again, in full or as far as any peer has it.
+    UsageTold,
     /// Something for the log and the metrics.
     Note(Note),
 }

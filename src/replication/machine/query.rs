@@ -83,6 +83,8 @@ pub struct Counters {
     pub store_pauses: u64,
     /// Reads for a peer that failed.
     pub unreadable: u64,
+    /// Chunks of usage that found no room on their way to a peer.
+    pub usage_dropped: u64,
 }
 
 /// How far a node that starts has come.

@@ -9,6 +9,7 @@ mod bounds;
 mod knowing;
 mod meeting;
 mod strangers;
+mod usage;
 
 pub(super) fn at(ms: u64) -> Now {
     Now { mono: Mono(ms), wall: Timestamp(1_790_000_000_000 + ms as i64) }

@@ -27,6 +27,7 @@ impl Machine {
         for link in links {
             self.ask_apart(link);
         }
+        self.ask_for_usage(now);
     }
 
     fn close_silent(&mut self, now: Now) {

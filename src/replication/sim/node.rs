@@ -8,7 +8,7 @@ use super::world::Due;
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::policy::time::Timestamp;
-use crate::replication::frame::{Events, Instance, Role};
+use crate::replication::frame::{Events, Instance, Role, UsagePart};
 use crate::replication::{Link, Machine, Mono, Now};
 
 /// A run of a node's process.
@@ -55,12 +55,33 @@ pub struct Node {
     pub history: BTreeMap<OriginId, Vec<(u64, u64)>>,
     /// What was kept apart, by any of its runs.
     pub apart: BTreeMap<OriginId, BTreeSet<(u64, [u8; 32])>>,
+    /// Usage that it noted itself or was told of, as often as it was.
+    pub usage: Vec<Vec<u8>>,
+    /// What each of its processes was told of, by its number.
+    pub usage_heard: BTreeSet<(u64, Vec<u8>)>,
+    /// How often what it had lost was told again.
+    pub usage_told: u64,
+    /// Up to where of its usage each link was told.
+    pub tellings: BTreeMap<Link, usize>,
 }
 
 impl Node {
     pub fn now(&self, at: u64) -> Now {
         let wall = Timestamp(1_790_000_000_000 + at as i64 + self.wall_offset);
         Now { mono: Mono(at + self.mono_offset), wall }
+    }
+
+    /// The next part of its usage for `link`.
+    pub fn usage_part(&mut self, link: Link) -> UsagePart {
+        let at = self.tellings.entry(link).or_default();
+        *at += 1;
+        match self.usage.get(*at - 1) {
+            Some(chunk) => UsagePart::Chunk(chunk.as_slice().into()),
+            None => {
+                self.tellings.remove(&link);
+                UsagePart::End { complete: !self.usage.is_empty() }
+            }
+        }
     }
 
     /// Notes for the judge that `origin` is held up to `head` from `at` on.

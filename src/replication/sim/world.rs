@@ -130,6 +130,10 @@ impl World {
                 went_back: 0,
                 history: BTreeMap::new(),
                 apart: BTreeMap::new(),
+                usage: Vec::new(),
+                usage_heard: BTreeSet::new(),
+                usage_told: 0,
+                tellings: BTreeMap::new(),
             });
         }
         let mut world = Self {
@@ -395,6 +399,20 @@ impl World {
                 self.at(self.now + 2, Due::Apart { node, epoch, ticket, kept });
             }
             Effect::Replicated { origin, sequence } => self.promise(node, origin, sequence),
+            Effect::TakeUsage { bytes } => {
+                let one = &mut self.nodes[node];
+                assert!(one.usage_heard.insert((epoch, bytes.to_vec())), "seed {}: taken twice", self.seed);
+                one.usage.push(bytes.to_vec());
+            }
+            Effect::TakeUsagePart { link, bytes } => {
+                self.nodes[node].usage.push(bytes.to_vec());
+                self.input(node, Input::UsageTaken { link });
+            }
+            Effect::MakeUsage { link } => {
+                let part = self.nodes[node].usage_part(link);
+                self.input(node, Input::UsageMade { link, part });
+            }
+            Effect::UsageTold => self.nodes[node].usage_told += 1,
             Effect::Note(note) => self.notes.push((self.now, node, note)),
         }
     }

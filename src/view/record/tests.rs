@@ -22,13 +22,23 @@ fn usage() -> impl Strategy<Value = Usage> {
         .prop_map(|(event, time, message)| Spent { event, time, message });
     let last = (channel(), of(strategies::event_id()), strategies::time())
         .prop_map(|(channel, about, time)| LastAllowed { channel, about, time });
-    (vec(window, 0..4), vec((channel(), strategies::time()), 0..4), vec(spent, 0..4), vec(last, 0..4))
-        .prop_map(|(windows, instructed, spent, last_allowed)| Usage {
+    let sender = select(vec!["109876543210", "+12025550142"]).prop_map(|text| SenderId::new(text).unwrap());
+    let undone = (
+        vec((channel(), sender, strategies::time()), 0..2),
+        vec((channel(), strategies::time()), 0..2),
+        vec((strategies::event_id(), strategies::time()), 0..2),
+    )
+        .prop_map(|(closed, owed, failed)| Undone { closed, owed, failed });
+    let instructed = vec((channel(), strategies::time()), 0..4);
+    (vec(window, 0..4), instructed, vec(spent, 0..4), vec(last, 0..4), undone).prop_map(
+        |(windows, instructed, spent, last_allowed, undone)| Usage {
             windows,
             instructed,
             spent,
             last_allowed,
-        })
+            undone,
+        },
+    )
 }
 
 fn frequency() -> impl Strategy<Value = FrequencyLog> {
@@ -38,7 +48,12 @@ fn frequency() -> impl Strategy<Value = FrequencyLog> {
     vec(mark, 0..4).prop_map(|marks| {
         let mut log = FrequencyLog::default();
         let caps = [FrequencyCap { class: CapClass::Any, max: 10, per_ms: i64::MAX }];
-        marks.into_iter().for_each(|mark| log.push(mark, &caps, mark.time));
+        marks.into_iter().for_each(|mark| {
+            log.push(mark, &caps, mark.time);
+            if mark.nonce.is_multiple_of(3) {
+                log.remove(mark.nonce);
+            }
+        });
         log
     })
 }
@@ -126,7 +141,7 @@ fn another_version_is_damage() {
     person.usage.instruct(Channel::Sms, Timestamp(0));
     let (mut consent, mut usage) = (person.encode_consent(), person.encode_usage());
     consent[0] += 1;
-    usage[0] += 1;
+    usage[0] = USAGE_UNDONE_VERSION + 1;
     assert_eq!(Person::decode(&consent, &[]), Err(Damage("version")));
     assert_eq!(Person::decode(&[], &usage), Err(Damage("version")));
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pb::replication::v1 as pb;
+use crate::replication::frame::{Usage, UsagePart};
 use crate::replication::wire;
 
 fn origins() -> impl Strategy<Value = OriginId> {
@@ -45,6 +46,12 @@ fn frames() -> impl Strategy<Value = Frame> {
         1 => (origins(), sequence()).prop_map(|(origin, sequence)| Frame::Doubt {
             held: VectorEntry { origin, head: Head { sequence, hash: [9; 32] }, own: false }
         }),
+        2 => (any::<[u8; 16]>(), sequence(), 0..9_usize).prop_map(|(run, serial, len)| {
+            Frame::Usage(Usage { run: Run(run), serial, bytes: vec![1; len].into() })
+        }),
+        1 => Just(Frame::AskUsage),
+        1 => Just(Frame::UsageAnswer(UsagePart::Chunk([1].into()))),
+        1 => any::<bool>().prop_map(|complete| Frame::UsageAnswer(UsagePart::End { complete })),
         1 => Just(Frame::Unknown),
     ]
 }
@@ -84,7 +91,7 @@ proptest! {
         let (mut ms, mut own) = (1_000, 0);
         let mut links = BTreeMap::from([(1, Link(1)), (2, Link(2)), (3, Link(3))]);
         let mut next_link = 4;
-        let mut effects = Vec::new();
+        let mut effects = one.handle(Input::LacksUsage, at(ms));
         for (number, link) in &links {
             effects.extend(one.handle(Input::Connected { link: *link, dialled: number % 2 == 0 }, at(ms)));
             effects.extend(one.handle(Input::Frame { link: *link, frame: Frame::Hello(hello(10 + *number as u8, Vec::new())) }, at(ms)));
@@ -113,6 +120,11 @@ proptest! {
                             };
                             one.handle(Input::Stored { ticket, outcome }, at(ms))
                         }
+                        Effect::MakeUsage { link } => {
+                            let part = if how % 2 == 0 { UsagePart::Chunk([how].into()) } else { UsagePart::End { complete: how % 3 > 0 } };
+                            one.handle(Input::UsageMade { link, part }, at(ms))
+                        }
+                        Effect::TakeUsagePart { link, .. } => one.handle(Input::UsageTaken { link }, at(ms)),
                         Effect::KeepApart { ticket, .. } => one.handle(Input::KeptApart { ticket, kept: how % 2 > 0 }, at(ms)),
                         Effect::Send { link, .. } => {
                             *with_carrier.entry(link).or_default() -= 1;
@@ -123,7 +135,9 @@ proptest! {
                 }
                 Happening::Own => {
                     own += 1;
-                    one.handle(Input::OwnAppended { origin: origin(200), head: head(own) }, at(ms))
+                    let mut told = one.handle(Input::Usage { bytes: vec![2; own as usize].into() }, at(ms));
+                    told.extend(one.handle(Input::OwnAppended { origin: origin(200), head: head(own) }, at(ms)));
+                    told
                 }
                 Happening::Tick(span) => {
                     ms += span;
@@ -153,7 +167,7 @@ proptest! {
                         asked.retain(|effect| !matches!(effect, Effect::Send { link: by, .. } if *by == link));
                         with_carrier.remove(&link);
                     }
-                    Effect::Store { .. } | Effect::KeepApart { .. } | Effect::Read { .. } => asked.push(effect),
+                    Effect::Store { .. } | Effect::KeepApart { .. } | Effect::Read { .. } | Effect::MakeUsage { .. } | Effect::TakeUsagePart { .. } => asked.push(effect),
                     _ => {}
                 }
             }
