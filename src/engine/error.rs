@@ -53,9 +53,9 @@ pub enum EngineError {
         "recorded here as {0}, but a majority of the anchors did not confirm it in time; retry with the same `request_id`"
     )]
     NotReplicated(EventId),
-    /// An event that the request names has not arrived from its node.
+    /// An event that the request names, or would have to name, has not arrived from the node that numbers it.
     #[error(
-        "{0}, which `supersedes` names, is not known here yet; retry, or name only events of this cluster"
+        "{0}, which `supersedes` names or would have to, is not known here by its final number yet; retry, or name only events of this cluster"
     )]
     NotHere(EventId),
     /// Taken in by an edge, but no anchor has answered.

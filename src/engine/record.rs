@@ -206,15 +206,18 @@ impl Inner {
                 Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal) })
             }
             // What it would have to name has no number yet.
-            Err(EngineError::Unsuperseded(marks)) if self.is_any_held(&marks) => Err(EngineError::Kept),
+            Err(EngineError::Unsuperseded(marks)) => Err(match self.only_held(&marks) {
+                Some(event) => EngineError::NotHere(event),
+                None => EngineError::Unsuperseded(marks),
+            }),
             Err(refusal) => Err(refusal),
         }
     }
 
-    /// Whether one of `marks` only holds here, before an anchor has numbered it.
-    fn is_any_held(&self, marks: &[Mark]) -> bool {
-        let Some(edge) = self.edge() else { return false };
-        marks.iter().any(|mark| mark.id.origin == OriginId(edge.identity()))
+    /// One of `marks` that only holds here, before an anchor has numbered it.
+    fn only_held(&self, marks: &[Mark]) -> Option<EventId> {
+        let held = OriginId(self.edge()?.identity());
+        marks.iter().map(|mark| mark.id).find(|id| id.origin == held)
     }
 
     /// An opt-in may name an opt-out that is on its way here from a peer: recorded without it, it could never be shown to come after

@@ -97,7 +97,9 @@ def replication(settings):
 
 def use_peers(node, key, port, peers):
     node.key = key
-    node.args = ["--key-file", str(key), "--peer-listen", f"127.0.0.1:{port}"]
+    node.args = ["--key-file", str(key)]
+    if port is not None:
+        node.args += ["--peer-listen", f"127.0.0.1:{port}"]
     for peer in peers:
         node.args += ["--peer", f"127.0.0.1:{peer}"]
 

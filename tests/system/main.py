@@ -4,7 +4,7 @@ run                                       all of them
 run NAME...                               those whose names contain a NAME
 run --list                                their names
 run --crash [--cycles N] [--seed S]       kills and restarts one server
-run --peers-chaos [--seconds N] [--seed S]  kills, freezes and cuts off three anchors
+run --peers-chaos [--seconds N] [--seed S]  kills, freezes and cuts off three anchors and two edges
 """
 
 import sys

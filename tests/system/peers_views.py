@@ -65,6 +65,7 @@ def test_edge_of_a_damaged_anchor(scene):
     edge.kill()
     first.kill()
     edge.spawn()
+    until("a snapshot of the sound anchor", lambda: said(edge, "a snapshot is in force"), CONVERGE_S)
     first.start()
     edge.wait_ready()
     until_answered(edge.client(), BEN, UPDATE, "OPTED_OUT", "on the edge")
