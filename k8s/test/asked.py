@@ -115,6 +115,48 @@ def of_edges(binary, rendered):
                 yield f"SIGTERM ends it with {code} after {took:.1f} s"
 
 
+def of_edges_beside_anchors(binary, rendered):
+    """With its Pod's own variables and policy an edge becomes ready beside two anchors that have theirs, and an opt-out is replicated."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
+        place = pathlib.Path(folder)
+        (place / "optgate.yaml").write_text(rendered.policy())
+        subprocess.run([binary, "key", "new", f"{folder}/key"], capture_output=True, env=clean(), timeout=30, check=True)
+        peers = []
+        for name in ("a", "b"):
+            changed = {
+                "OPTGATE_DATA_DIR": f"{folder}/{name}",
+                "OPTGATE_DECISION_LOG__PATH": f"{folder}/{name}-decisions",
+                "OPTGATE_KEY_FILE": f"{folder}/key",
+                "OPTGATE_SERVER__LISTEN": "127.0.0.1:0",
+                "OPTGATE_SERVER__HTTP": "127.0.0.1:0",
+                "OPTGATE_REPLICATION__LISTEN": "127.0.0.1:0",
+                "OPTGATE_REPLICATION__PEERS": json.dumps(peers),
+            }
+            anchor = Served(binary, place / "optgate.yaml", clean() | rendered.cluster.environment() | changed)
+            running.enter_context(anchor)
+            peers.append(anchor.told("listening for peers"))
+        changed = {
+            "OPTGATE_DATA_DIR": f"{folder}/edge",
+            "OPTGATE_KEY_FILE": f"{folder}/key",
+            "OPTGATE_SERVER__UDS": f"{folder}/api.sock",
+            "OPTGATE_ADDRESS": f"unix:{folder}/api.sock",
+            "OPTGATE_SERVER__HTTP": "127.0.0.1:0",
+            "OPTGATE_REPLICATION__PEERS": json.dumps(peers),
+        }
+        variables = clean() | rendered.edges()[0].environment() | changed
+        edge = running.enter_context(Served(binary, place / "optgate.yaml", variables))
+        until = time.monotonic() + WITHIN_S
+        while edge.answer("/readyz") != 200:
+            if time.monotonic() > until:
+                yield f"it is not ready: {asked(binary, variables, 'status').stdout}"
+                return
+            time.sleep(0.1)
+        words = ["record", "opt-out", "--business", "acme-air", "--to", "+4915112345678", "--channel", "WHATSAPP"]
+        told = asked(binary, variables, *words, "--method", "KEYWORD", "--text", "STOP")
+        if told.returncode != 0 or "REPLICATED" not in told.stdout:
+            yield f"an opt-out ends with {told.returncode}: {told.stdout} {told.stderr}"
+
+
 def asked(binary, variables, *words):
     return subprocess.run(
         [binary, *words], capture_output=True, text=True, env=variables, timeout=WITHIN_S, check=False
@@ -139,25 +181,37 @@ class Served(contextlib.AbstractContextManager):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self.lines, self.http = [], None
-        self.serving = threading.Event()
+        self.lines, self.addresses = [], {}
+        self.changed = threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
-        if not self.serving.wait(WITHIN_S) or self.http is None:
-            self.__exit__(None, None, None)
-            raise LookupError(f"it does not serve: {''.join(self.lines)}")
+        try:
+            self.http = self.told("health and metrics are on /healthz, /readyz and /metrics")
+            self.told("serving gRPC")
+        except LookupError:
+            self.__exit__()
+            raise
 
     def read(self):
         for line in self.process.stdout:
-            self.lines.append(line)
-            with contextlib.suppress(ValueError):
-                said = json.loads(line)
-                if "/healthz" in said["message"]:
-                    self.http = said["address"]
-                if said["message"] == "serving gRPC":
-                    self.serving.set()
-        # It ended: whoever waits is to look at what it said.
-        self.serving.set()
+            with self.changed:
+                self.lines.append(line)
+                with contextlib.suppress(ValueError):
+                    said = json.loads(line)
+                    self.addresses[said["message"]] = said.get("address")
+                self.changed.notify_all()
+        with self.changed:
+            # It ended: whoever waits is to look at what it said.
+            self.lines.append("")
+            self.changed.notify_all()
+
+    def told(self, message):
+        """The address that the log names with a message; waits for it."""
+        with self.changed:
+            self.changed.wait_for(lambda: message in self.addresses or self.lines[-1:] == [""], WITHIN_S)
+            if message not in self.addresses:
+                raise LookupError(f"it does not say {message!r}: {''.join(self.lines)}")
+            return self.addresses[message]
 
     def answer(self, path):
         try:

@@ -156,7 +156,8 @@ def main():
             if FOLDERS[name] is ANCHORS:
                 tally.take(f"{name}: {asked.of_anchors.__doc__}", asked.of_anchors(binary, made))
             elif FOLDERS[name] is EDGES:
-                tally.take(f"{name}: {asked.of_edges.__doc__}", asked.of_edges(binary, made))
+                for ask in (asked.of_edges, asked.of_edges_beside_anchors):
+                    tally.take(f"{name}: {ask.__doc__}", ask(binary, made))
         stand_in = K8S / "components/edge/optgate.yaml"
         tally.take(asked.of_the_stand_in.__doc__, asked.of_the_stand_in(binary, stand_in))
 
