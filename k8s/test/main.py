@@ -3,12 +3,14 @@
 import argparse
 import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 
 import kubernetes_validate
+import yaml
 
+import asked
+import edges
+import edges_sabotage
 import properties
 import sabotage
 import sources
@@ -16,7 +18,19 @@ from rendered import Rendered
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-FOLDERS = {"base": True, "examples/acme-air": True, "examples/backup": False}
+K8S = HERE.parent
+# What a folder is rendered for, and so what is asked of it.
+ANCHORS = [*properties.EVERYWHERE, *properties.OWN, *properties.ANCHORS]
+BESIDE = [*properties.EVERYWHERE, *properties.OWN]
+EDGES = [*properties.EVERYWHERE, *edges.EDGES]
+FOLDERS = {
+    "base": ANCHORS,
+    "examples/acme-air": ANCHORS,
+    "examples/backup": BESIDE,
+    "examples/shop": EDGES,
+    "test/apps/awkward": EDGES,
+}
+ANCHORS_EXAMPLE = "examples/acme-air"
 VERSIONS = ["1.33", "1.37"]
 
 
@@ -62,41 +76,31 @@ def notices(check, rendered):
         return False
 
 
-def asked_of_optgate(binary, rendered):
-    """The mounted policy passes `policy lint`, and a start with the Pod's own variables gets as far as the key."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder) / "optgate.yaml"
-        file.write_text(rendered.policy())
-        clean = {"PATH": os.environ.get("PATH", "")}
-        linted = subprocess.run(
-            [binary, "policy", "lint", str(file)], capture_output=True, text=True, env=clean, timeout=30, check=False
-        )
-        if linted.returncode != 0 or "no faults, no warnings" not in linted.stdout:
-            yield f"lint: {linted.stdout.strip()} {linted.stderr.strip()}"
-        # No key is there, so a configuration that is accepted ends with the exit code for a missing key and nothing
-        # is served. Only what this machine cannot give is changed: folders, and addresses that may be taken.
-        changed = {
-            "OPTGATE_DATA_DIR": f"{folder}/data",
-            "OPTGATE_DECISION_LOG__PATH": f"{folder}/decisions",
-            "OPTGATE_KEY_FILE": f"{folder}/none/optgate.key",
-            "OPTGATE_SERVER__LISTEN": "127.0.0.1:0",
-            "OPTGATE_SERVER__HTTP": "127.0.0.1:0",
-            "OPTGATE_REPLICATION__LISTEN": "127.0.0.1:0",
-        }
-        try:
-            started = subprocess.run(
-                [binary, "serve", "--config", str(file)],
-                capture_output=True,
-                text=True,
-                env=clean | rendered.environment() | changed,
-                timeout=30,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            yield "a start without a key does not end"
-            return
-        if started.returncode != 77:
-            yield f"a start with the Pod's variables ends with {started.returncode}: {started.stderr.strip()}"
+def rendered_folders(kubectl):
+    """Every folder, rendered; those with edges know the anchors' example and their own files."""
+    made = {name: Rendered.of(kubectl, K8S / name, name) for name in FOLDERS}
+    for name, kind in FOLDERS.items():
+        if kind is EDGES:
+            made[name].cluster = made[ANCHORS_EXAMPLE]
+            files = yaml.safe_load((K8S / name / "kustomization.yaml").read_text())["resources"]
+            made[name].source = [o for f in files for o in yaml.safe_load_all((K8S / name / f).read_text()) if o]
+    return made
+
+
+def folders_unknown():
+    """Kustomizations that are not rendered, and components that none of those rendered includes."""
+    known, included = set(), set()
+    for file in K8S.rglob("kustomization.yaml"):
+        what = yaml.safe_load(file.read_text())
+        if what["kind"] == "Component":
+            known.add(file.parent.resolve())
+            continue
+        name = str(file.parent.relative_to(K8S))
+        if name not in FOLDERS:
+            yield f"{name} is not rendered"
+        included |= {(file.parent / path).resolve() for path in what.get("components", [])}
+    for folder in sorted(known - included):
+        yield f"{folder.relative_to(K8S)} is included nowhere"
 
 
 def main():
@@ -105,37 +109,42 @@ def main():
     kubectl = arguments.parse_args().kubectl
     tally = Tally()
 
-    rendered = {name: Rendered.of(kubectl, HERE.parent / name, name) for name in FOLDERS}
-    kustomizations = {str(f.parent.relative_to(HERE.parent)) for f in HERE.parent.rglob("kustomization.yaml")}
-    tally.take("every folder is rendered", sorted(kustomizations ^ set(FOLDERS)))
+    rendered = rendered_folders(kubectl)
+    tally.take("every folder is rendered", folders_unknown())
 
     for name, made in rendered.items():
         for obj in made.objects:
             for version in VERSIONS:
                 what = f"{name}: {obj['kind']}/{obj['metadata']['name']} is valid for Kubernetes {version}"
                 tally.take(what, schema_faults(obj, version))
-        checks = properties.EVERYWHERE + (properties.ANCHORS if FOLDERS[name] else [])
-        for check in checks:
+        for check in FOLDERS[name]:
             tally.take(f"{name}: {check.__doc__}", check(made))
-        if FOLDERS[name]:
-            for check in (sources.settings_exist, sources.image_is_of_this_version):
-                tally.take(f"{name}: {check.__doc__}", check(made, ROOT))
+        if FOLDERS[name] is ANCHORS:
+            ours = [(made.container, made.environment())]
+        else:
+            ours = [(edge.container, edge.environment()) for edge in made.edges()]
+        for container, environment in ours:
+            tally.take(f"{name}: {sources.settings_exist.__doc__}", sources.settings_exist(environment, ROOT))
+            tally.take(f"{name}: {sources.image_is_of_this_version.__doc__}", sources.image_is_of_this_version(container, ROOT))
 
     dockerfile = (ROOT / "Dockerfile").read_text()
     tally.take(sources.the_image_holds_the_binary_only.__doc__, sources.the_image_holds_the_binary_only(dockerfile))
 
     # The checks themselves, on manifests with one thing wrong.
-    good = rendered["examples/acme-air"]
-    for number, (check, how) in enumerate(sabotage.SABOTAGE, start=1):
+    with_anchors, with_edges = rendered[ANCHORS_EXAMPLE], rendered["test/apps/awkward"]
+    broken = [(with_anchors, *one) for one in sabotage.SABOTAGE] + [(with_edges, *one) for one in edges_sabotage.SABOTAGE]
+    for number, (good, check, how) in enumerate(broken, start=1):
         caught = notices(check, sabotage.broken(good, how))
         tally.take(f"sabotage {number} is caught by {check.__name__}", [] if caught else ["it was not noticed"])
-    checked = {check for check, _ in sabotage.SABOTAGE}
-    every = properties.EVERYWHERE + properties.ANCHORS
-    tally.take("every property was seen to fail", [c.__name__ for c in every if c not in checked])
-    for number, (kind, how) in enumerate(sabotage.MISSPELT, start=1):
+    checked = {check for _, check, _ in broken}
+    every = {*ANCHORS, *EDGES}
+    tally.take("every property was seen to fail", sorted(c.__name__ for c in every - checked))
+    misspelt = [(with_anchors, kind, lambda r, kind=kind, how=how: how(r.all(kind)[0])) for kind, how in sabotage.MISSPELT]
+    misspelt += [(with_edges, "Deployment", how) for how in edges_sabotage.MISSPELT]
+    for number, (good, kind, how) in enumerate(misspelt, start=1):
+        wrong = sabotage.broken(good, how)
         for version in VERSIONS:
-            wrong = sabotage.broken(good, lambda r, kind=kind, how=how: how(r.all(kind)[0])).all(kind)[0]
-            caught = bool(list(schema_faults(wrong, version)))
+            caught = any(list(schema_faults(obj, version)) for obj in wrong.all(kind))
             tally.take(f"misspelling {number} is caught for {version}", [] if caught else ["it was not noticed"])
     for wrong in ("USER 0", "COPY . /", "FROM debian"):
         caught = bool(list(sources.the_image_holds_the_binary_only(f"{dockerfile}\n{wrong}\n")))
@@ -144,8 +153,13 @@ def main():
     binary = os.environ.get("OPTGATE_BIN")
     if binary:
         for name, made in rendered.items():
-            if FOLDERS[name]:
-                tally.take(f"{name}: {asked_of_optgate.__doc__}", asked_of_optgate(binary, made))
+            if FOLDERS[name] is ANCHORS:
+                tally.take(f"{name}: {asked.of_anchors.__doc__}", asked.of_anchors(binary, made))
+            elif FOLDERS[name] is EDGES:
+                for ask in (asked.of_edges, asked.of_edges_beside_anchors):
+                    tally.take(f"{name}: {ask.__doc__}", ask(binary, made))
+        stand_in = K8S / "components/edge/optgate.yaml"
+        tally.take(asked.of_the_stand_in.__doc__, asked.of_the_stand_in(binary, stand_in))
 
     print()
     if not binary:

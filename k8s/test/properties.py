@@ -6,12 +6,18 @@ import yaml
 
 from rendered import selects
 
-EVERYWHERE, ANCHORS = [], []
+EVERYWHERE, OWN, ANCHORS = [], [], []
 
 
 def everywhere(check):
     """A property of every folder that is rendered."""
     EVERYWHERE.append(check)
+    return check
+
+
+def of_own(check):
+    """A property of the folders all of whose Pods are optgate's own."""
+    OWN.append(check)
     return check
 
 
@@ -21,7 +27,7 @@ def of_anchors(check):
     return check
 
 
-@everywhere
+@of_own
 def pods_are_restricted(rendered):
     """Every Pod keeps the restricted Pod Security Standard, and more: user 65532, read-only root, no token."""
     harmless = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -57,7 +63,7 @@ def pods_are_restricted(rendered):
                 yield f"{name}/{container['name']}: takes a port of the host"
 
 
-@everywhere
+@of_own
 def nothing_precedes_a_signal(rendered):
     """No preStop: it runs while Pods still send, and an acknowledged consent must not need an orderly end."""
     for name, pod in rendered.pods():
@@ -66,7 +72,7 @@ def nothing_precedes_a_signal(rendered):
                 yield f"{name}/{container['name']}: has lifecycle hooks"
 
 
-@everywhere
+@of_own
 def nothing_is_mounted_by_sub_path(rendered):
     """No subPath: what is mounted so never changes again."""
     for name, pod in rendered.pods():
@@ -85,9 +91,9 @@ def no_secret_is_rendered(rendered):
         yield "something that looks like a key is rendered"
 
 
-@everywhere
-def edges_do_not_look_built(rendered):
-    """Edges are not built: nothing is rendered as if they were."""
+@of_own
+def anchors_are_no_edges(rendered):
+    """Nothing here is an edge, nor has one beside it."""
     for name, pod in rendered.pods():
         if any(c.get("restartPolicy") for c in pod.get("initContainers", [])):
             yield f"{name}: has a sidecar"
@@ -181,11 +187,13 @@ def the_network_is_closed(rendered):
     def pods(label):
         return {"podSelector": {"matchLabels": {label: "true"}}}
 
-    peer, caller = pods("optgate.dev/peer"), pods("optgate.dev/caller")
-    elsewhere = {"namespaceSelector": {"matchLabels": {"optgate.dev/callers": "true"}}}
+    def of_namespaces(label):
+        return {"namespaceSelector": {"matchLabels": {label: "true"}}}
+
+    peer, edge, caller = pods("optgate.dev/peer"), pods("optgate.dev/edge"), pods("optgate.dev/caller")
     admitted = {
-        rendered.port_of("REPLICATION__LISTEN"): [peer],
-        rendered.port_of("SERVER__LISTEN"): [caller, caller | elsewhere],
+        rendered.port_of("REPLICATION__LISTEN"): [peer, edge, edge | of_namespaces("optgate.dev/edges")],
+        rendered.port_of("SERVER__LISTEN"): [caller, caller | of_namespaces("optgate.dev/callers")],
         rendered.port_of("SERVER__HTTP"): [pods("optgate.dev/scraper") | {"namespaceSelector": {}}],
     }
     seen = {}

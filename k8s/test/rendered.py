@@ -12,6 +12,9 @@ class Rendered:
 
     name: str
     objects: list
+    # For folders with edges: what the anchors' example renders to, and what the folder's own files say.
+    cluster: "Rendered | None" = None
+    source: list = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, kubectl, folder, name):
@@ -63,18 +66,7 @@ class Rendered:
 
     def environment(self):
         """The anchor's variables as its process sees them."""
-        seen = {}
-        for variable in self.container["env"]:
-            if "value" in variable:
-                value = variable["value"]
-                for name, known in seen.items():
-                    value = value.replace(f"$({name})", known)
-            elif variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}:
-                value = self.namespace
-            else:
-                raise LookupError(f"{variable['name']} comes from where this test does not look")
-            seen[variable["name"]] = value
-        return seen
+        return environment_of(self.container, self.namespace)
 
     def setting(self, name):
         return self.environment()[f"OPTGATE_{name}"]
@@ -82,9 +74,99 @@ class Rendered:
     def port_of(self, name):
         return int(self.setting(name).rsplit(":", 1)[1])
 
+    def workloads(self):
+        """What runs the Pods of others than anchors."""
+        kinds = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+        return [o for o in self.objects if o["kind"] in kinds and labels_of(o).get("app.kubernetes.io/component") != "anchor"]
+
+    def edges(self):
+        """Each workload that is to have an edge."""
+        return [Edge(o) for o in self.workloads() if labels_of(o).get("optgate.dev/edge") != "false"]
+
     def policy(self):
         """The policy's text as it is mounted."""
         return self.one("ConfigMap", "optgate-policy")["data"]["optgate.yaml"]
+
+
+class Missing(LookupError):
+    """Something that an edge is to have is not there."""
+
+
+@dataclasses.dataclass
+class Edge:
+    """A workload with an edge in its Pods."""
+
+    workload: dict
+
+    @property
+    def name(self):
+        return f"{self.workload['kind']}/{self.workload['metadata']['name']}"
+
+    @property
+    def namespace(self):
+        return self.workload["metadata"].get("namespace", "default")
+
+    @property
+    def labels(self):
+        return self.workload["spec"]["template"]["metadata"].get("labels", {})
+
+    @property
+    def pod(self):
+        return self.workload["spec"]["template"]["spec"]
+
+    @property
+    def container(self):
+        found = [c for c in self.pod.get("initContainers", []) if c["name"] == "optgate"]
+        if len(found) != 1:
+            raise Missing(f"{len(found)} edges instead of one")
+        return found[0]
+
+    def others(self):
+        """The containers of whoever included the component."""
+        return [c for c in self.pod.get("initContainers", []) + self.pod["containers"] if c["name"] != "optgate"]
+
+    def environment(self):
+        return environment_of(self.container, self.namespace)
+
+    def setting(self, name):
+        return self.environment()[f"OPTGATE_{name}"]
+
+    def volume(self, name):
+        """A volume's source; a claim's where one of the name takes the volume's place."""
+        for claim in self.workload["spec"].get("volumeClaimTemplates", []):
+            if claim["metadata"]["name"] == name:
+                return {"claim": claim["spec"]}
+        found = [v for v in self.pod.get("volumes", []) if v["name"] == name]
+        if len(found) != 1:
+            raise Missing(f"{len(found)} volumes {name} instead of one")
+        return {k: v for k, v in found[0].items() if k != "name"}
+
+    def mounted_at(self, folder):
+        """The mount of the edge at a folder."""
+        found = [m for m in self.container["volumeMounts"] if m["mountPath"] == folder]
+        if len(found) != 1:
+            raise Missing(f"{len(found)} mounts at {folder} instead of one")
+        return found[0]
+
+
+def environment_of(container, namespace):
+    """A container's variables as its process sees them."""
+    seen = {}
+    for variable in container["env"]:
+        if "value" in variable:
+            value = variable["value"]
+            for name, known in seen.items():
+                value = value.replace(f"$({name})", known)
+        elif variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}:
+            value = namespace
+        else:
+            raise LookupError(f"{variable['name']} comes from where this test does not look")
+        seen[variable["name"]] = value
+    return seen
+
+
+def labels_of(obj):
+    return obj["metadata"].get("labels", {})
 
 
 def selects(selector, labels):

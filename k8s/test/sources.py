@@ -6,11 +6,15 @@ import shlex
 import yaml
 
 
-def settings_exist(rendered, root):
+# Read by optgate's commands, which may be run beside the server.
+NO_SETTINGS = {"OPTGATE_ADDRESS"}
+
+
+def settings_exist(environment, root):
     """Each OPTGATE_ variable of the Pod names a setting that optgate.example.yaml shows."""
     known = yaml.safe_load((root / "optgate.example.yaml").read_text())
-    for name in rendered.environment():
-        if name.startswith("OPTGATE_"):
+    for name in environment:
+        if name.startswith("OPTGATE_") and name not in NO_SETTINGS:
             at = known
             for part in name.removeprefix("OPTGATE_").lower().split("__"):
                 if not isinstance(at, dict) or part not in at:
@@ -19,11 +23,11 @@ def settings_exist(rendered, root):
                 at = at[part]
 
 
-def image_is_of_this_version(rendered, root):
+def image_is_of_this_version(container, root):
     """The image's tag is the version in Cargo.toml."""
     version = re.search(r'^version = "(.+)"$', (root / "Cargo.toml").read_text(), re.MULTILINE)[1]
-    if rendered.container["image"] != f"optgate:{version}":
-        yield f"the image is {rendered.container['image']}, the version {version}"
+    if container["image"] != f"optgate:{version}":
+        yield f"the image is {container['image']}, the version {version}"
 
 
 def instructions(text):
