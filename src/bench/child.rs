@@ -25,8 +25,8 @@ pub struct Member {
     pub dir: PathBuf,
     /// The cluster's key.
     pub key: PathBuf,
-    /// The port where peers dial it.
-    pub listen: u16,
+    /// The port where peers dial it; an edge has none.
+    pub listen: Option<u16>,
     /// Those of the others.
     pub peers: Vec<u16>,
 }
@@ -77,7 +77,18 @@ impl Child {
         serve(&mut command, dir, &uds)?;
         // Acks tell of this disk: what the others take is what is measured.
         command.env("OPTGATE_REPLICATION__OPT_OUT_WAIT", "1ms");
-        command.arg("--key-file").arg(key).args(["--peer-listen", &format!("127.0.0.1:{listen}")]);
+        command.arg("--key-file").arg(key);
+        match listen {
+            Some(port) => {
+                command.args(["--peer-listen", &format!("127.0.0.1:{port}")]);
+            }
+            None => {
+                command.env("OPTGATE_REPLICATION__ROLE", "edge");
+                command.env("OPTGATE_REPLICATION__ANCHORS", peers.len().to_string());
+                // It has to be on a majority's disks, or it is not called recorded.
+                command.env("OPTGATE_REPLICATION__OPT_OUT_WAIT", "250ms");
+            }
+        }
         for peer in peers {
             command.args(["--peer", &format!("127.0.0.1:{peer}")]);
         }

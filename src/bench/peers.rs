@@ -1,5 +1,5 @@
-//! Three nodes on one machine: how soon an opt-out holds everywhere, what REPLICATED costs, how fast an empty node catches up, and
-//! what all of it takes from checks.
+//! Three nodes on one machine: how soon an opt-out holds everywhere, what REPLICATED costs, how fast an empty node catches up or an
+//! edge is ready, and what all of it takes from checks.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ impl Cluster {
         Member {
             dir: self.dir.join(format!("node-{at}")),
             key: self.key.clone(),
-            listen: self.ports.get(at).copied().unwrap_or(0),
+            listen: self.ports.get(at).copied(),
             peers: others.map(|(_, port)| *port).collect(),
         }
     }
@@ -142,8 +142,48 @@ async fn measure(options: &Options, dir: &Path, nodes: usize) -> Result<Value, B
     note("catch_up_events_per_second", report::per_second(events, took));
     note("catch_up_rss_peak_mib", json!(cluster.nodes[last].rss_peak_mib()));
     note("catch_up_source_rss_mib", json!(cluster.nodes[0].rss_mib()));
+
+    let (edge, ready) = start_edge(&cluster).await?;
+    note("edge_ready_ms", json!(ready.as_millis()));
+    note("edge_rss_peak_mib", json!(edge.rss_peak_mib()));
+    note("edge_source_rss_peak_mib", json!(cluster.nodes.iter().filter_map(Child::rss_peak_mib).max()));
+    note("opt_out_at_edge_us", quantiles(opt_outs_at(&edge.uds).await?));
     note("recipients", json!(count));
     Ok(Value::Object(figures))
+}
+
+/// An edge with nothing of its own, and how long it took until it was ready.
+async fn start_edge(cluster: &Cluster) -> Result<(Child, Duration), BenchError> {
+    let member = Member {
+        dir: cluster.dir.join("edge"),
+        key: cluster.key.clone(),
+        listen: None,
+        peers: cluster.ports.clone(),
+    };
+    let begun = Instant::now();
+    let mut edge = Child::start_member(&member)?;
+    edge.wait_until_up().await?;
+    let mut admin = AdminServiceClient::new(load::connect(&edge.uds).await?);
+    while !admin.get_status(v1::GetStatusRequest {}).await.map_err(failed)?.into_inner().ready {
+        if begun.elapsed() > ARRIVES_WITHIN {
+            return Err(BenchError::NotThere("a snapshot"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok((edge, begun.elapsed()))
+}
+
+/// How long one caller's opt-outs take at an edge, each on the disks of a majority of the anchors, in microseconds.
+async fn opt_outs_at(uds: &Path) -> Result<Vec<u32>, BenchError> {
+    let mut consent = ConsentServiceClient::new(load::connect(uds).await?);
+    let mut times = Vec::new();
+    for number in 0..FOLLOWED as u64 {
+        let begun = Instant::now();
+        consent.record_consent(load::opt_out(8_000_000 + number)).await.map_err(failed)?;
+        times.push(load::micros_between(begun, Instant::now()));
+    }
+    times.sort_unstable();
+    Ok(times)
 }
 
 /// How long after its ack on the first node an opt-out is denied on each other one, in microseconds.
