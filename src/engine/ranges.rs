@@ -263,6 +263,12 @@ impl Inner {
             ControlFlow::Continue(())
         })?;
         let mut changed = false;
+        #[cfg(sabotage)]
+        if crate::sabotage::is("range-joined-not-rebuilt") {
+            for (who, person) in &known {
+                persons.entry(*who).or_default().record.join(&person.record);
+            }
+        }
         for (who, person) in known {
             let built = persons.remove(&who).unwrap_or_default();
             if built.record != person.record || built.trail != person.trail {

@@ -85,7 +85,10 @@ impl Inner {
             Err(_) => None,
         };
         if let (Some(mark), Some(known)) = (event.request, &known) {
-            if let Some(taken) = known.taken_as(mark) {
+            let taken = known.taken_as(mark);
+            #[cfg(sabotage)]
+            let taken = taken.filter(|_| !crate::sabotage::is("resubmitted-numbered-anew"));
+            if let Some(taken) = taken {
                 return Ok(taken.event);
             }
             if let Some(taken) = known.taken(mark.key) {
@@ -98,8 +101,15 @@ impl Inner {
         }
         self.leave_out_what_is_ahead(&mut event);
         self.leave_out_doubtful_times(&mut event);
-        let restated =
-            if opts_out && age_ms >= LATE_FROM_MS { self.later_than(&event, age_ms) } else { Vec::new() };
+        #[cfg(sabotage)]
+        let opts_out_late = opts_out && !crate::sabotage::is("late-numbers-cover");
+        #[cfg(not(sabotage))]
+        let opts_out_late = opts_out;
+        let restated = if opts_out_late && age_ms >= LATE_FROM_MS {
+            self.later_than(&event, age_ms)
+        } else {
+            Vec::new()
+        };
         let ledger = self.ledger()?;
         let append = |event: ConsentEvent, blob| {
             let payload = codec::encode_entry(&LedgerEntry::Consent(event));
@@ -161,6 +171,10 @@ impl Inner {
     fn leave_out_what_is_ahead(&self, event: &mut ConsentEvent) {
         let book = self.book();
         let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
+        #[cfg(sabotage)]
+        if crate::sabotage::is("edge-clock-believed") {
+            return;
+        }
         if event.recorded <= self.clock.now().plus_ms(rules.clock_margin_ms / 2) {
             return;
         }

@@ -162,6 +162,18 @@ impl Node {
     }
 }
 
+/// Brings what `from` recorded to `to`, in order.
+async fn replicate(from: &Node, to: &Node) {
+    for (origin, _) in from.engine.heads() {
+        let records = from.engine.ledger().unwrap().records_of(origin, 1);
+        for record in records {
+            let record = record.unwrap();
+            assert!(record.blob != ledger::RelayedBlob::Erased);
+            to.engine.ledger().unwrap().relay(record, false).unwrap().await.unwrap();
+        }
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         // A test that fails has said why already.

@@ -64,6 +64,10 @@ pub struct HeldOf(Events);
 impl HeldOf {
     /// Lays it over what was read.
     pub fn over(&self, who: &Identifier, person: &mut Person) {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("held-only-in-the-outbox") {
+            return;
+        }
         for (id, event) in &self.0 {
             person.record.apply(*id, event, who);
         }

@@ -144,9 +144,11 @@ async fn an_edge_whose_clock_is_ahead_wins_nothing_by_its_time() {
     let item = edge.engine.edge().unwrap().next_unsent().await;
     number(&anchor, &edge, &item).await.unwrap();
     assert_eq!(anchor.denies(""), None);
-    // After the opt-in truly, and before it by the edge's clock.
-    anchor.clock.advance_ms(MINUTE_MS);
-    anchor.opts_out(anchor.clock.now(), Source::Caller).await;
+    // After the opt-in truly, where it has not arrived, and before it by the edge's clock.
+    let other = Node::open(fresh());
+    other.clock.advance_ms(MINUTE_MS);
+    other.opts_out(other.clock.now(), Source::Caller).await;
+    replicate(&other, &anchor).await;
     assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
 }
 

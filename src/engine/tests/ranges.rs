@@ -2,21 +2,8 @@
 
 use super::*;
 use crate::engine::ranges::{RANGES, Verdict};
-use crate::ledger::RelayedBlob;
 use crate::policy::ids::EventId;
 use crate::policy::record::Record;
-
-/// Brings what `from` recorded to `to`, in order.
-async fn replicate(from: &Node, to: &Node) {
-    for (origin, _) in from.engine.heads() {
-        let records = from.engine.ledger().unwrap().records_of(origin, 1);
-        for record in records {
-            let record = record.unwrap();
-            assert!(record.blob != RelayedBlob::Erased);
-            to.engine.ledger().unwrap().relay(record, false).unwrap().await.unwrap();
-        }
-    }
-}
 
 fn range_of(node: &Node, address: &Address) -> usize {
     usize::from(node.engine.identity("acme", address).own.0[0])
