@@ -29,8 +29,8 @@ mod usage;
 const NOON: Timestamp = Timestamp(1_767_614_400_000);
 
 /// One node, and one person who is asked about promotions by SMS.
-struct Node {
-    engine: Engine,
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
     clock: Arc<ManualClock>,
     _dir: TempDir,
 }
@@ -63,7 +63,7 @@ fn opt_out(stated: Timestamp) -> Report {
 }
 
 impl Node {
-    fn open(replica: Replica) -> Self {
+    pub(crate) fn open(replica: Replica) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let small = ledger::Config::default();
         let small = ledger::Config { segment_mib: 4, opt_out_reserve_mib: 1, min_free_mib: 0, ..small };

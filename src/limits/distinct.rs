@@ -4,7 +4,8 @@
 //! are linked in the order of their times, so that the oldest is at hand: counting, expiring and the wait
 //! until a place is free cost the same at ten entries and at two million. Threads read the clock before
 //! they get here, and clocks are set back, so some times come late; those few are kept in a tree beside the
-//! list. An entry takes 40 bytes with its bucket.
+//! list. Who has left by a later reading of the clock stays out for an earlier one. An entry takes 40 bytes
+//! with its bucket.
 
 use std::collections::{BTreeMap, BTreeSet};
 

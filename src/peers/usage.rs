@@ -188,3 +188,70 @@ fn hand_over(made: &mpsc::Sender<UsagePart>, mut part: UsagePart) -> ControlFlow
     }
     ControlFlow::Break(())
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::engine::replica::Replica;
+    use crate::engine::tests::Node;
+
+    /// An engine that lacks nothing, and its usage's tasks: on a test's one thread they move only while the test waits.
+    fn start() -> (Node, Usage, mpsc::Receiver<Input>) {
+        let node = Node::open(Replica::alone());
+        node.engine.usage_restored();
+        let (inputs, made) = mpsc::channel(TELLINGS_MAX + 1);
+        let usage = Usage::start(&node.engine, &inputs);
+        (node, usage, made)
+    }
+
+    /// Whether the next part made says that all was told, and for whom it is.
+    async fn told(made: &mut mpsc::Receiver<Input>) -> (Link, bool) {
+        match made.recv().await {
+            Some(Input::UsageMade { link, part: UsagePart::End { complete } }) => (link, complete),
+            other => panic!("no end: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_peer_more_than_is_told_at_once_is_told_to_ask_elsewhere() {
+        let (_node, mut usage, mut made) = start();
+        let links = [0, 1, 2, 3, 4].map(Link);
+        let [at_once @ .., one_more] = links;
+        assert_eq!(at_once.len(), TELLINGS_MAX);
+        for link in links {
+            usage.make(link);
+        }
+        let mut all = Vec::new();
+        for _ in links {
+            all.push(told(&mut made).await);
+        }
+        all.sort_unstable();
+        assert_eq!(all, links.map(|link| (link, link != one_more)));
+        usage.make(one_more);
+        assert_eq!(told(&mut made).await, (one_more, true), "once the others are through");
+    }
+
+    #[tokio::test]
+    async fn one_chunk_more_than_may_wait_is_dropped_unless_it_was_asked_for() {
+        let (_node, mut usage, mut made) = start();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let chunk: Arc<[u8]> = Arc::from(&b"no usage"[..]);
+        let take = |usage: &Usage| metrics::with_local_recorder(&recorder, || usage.take(Arc::clone(&chunk)));
+        let dropped =
+            || recorder.handle().render().lines().find(|line| line.starts_with(DROPPED)).map(String::from);
+        for _ in 0..WAITING_MAX {
+            take(&usage);
+        }
+        assert_eq!(dropped(), None);
+        take(&usage);
+        let one = Some(format!("{DROPPED}{{at=\"end\"}} 1"));
+        assert_eq!(dropped(), one);
+        usage.take_part(Link(7), Arc::clone(&chunk));
+        let taken = made.recv().await;
+        assert!(matches!(taken, Some(Input::UsageTaken { link: Link(7) })), "it waits for room: {taken:?}");
+        take(&usage);
+        assert_eq!(dropped(), one, "there is room again");
+    }
+}
