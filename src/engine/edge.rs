@@ -8,31 +8,26 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 
-use crate::ledger::{BLOB_LEN_MAX, Head, PAYLOAD_LEN_MAX, RelayError, Relayed};
-use crate::outbox::{Item, Outbox, PutError, Waiting};
+use crate::ledger::Head;
+use crate::outbox::{Item, Outbox, Waiting};
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
-use crate::policy::evidence::Personal;
 use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::time::Timestamp;
-use crate::view::{View, ViewError};
+use crate::view::View;
 
+use super::Engine;
 use super::codec;
-use super::error::EngineError;
 use super::record::suppresses;
-use super::start::{apply_without_place, read_entry, subjects};
-use super::stripes::Turn;
-use super::token::{Token, Vector};
-use super::{Engine, Inner};
 
-/// How long a caller waits for an anchor's answer where it set no deadline.
-const ANCHOR_ANSWERS_WITHIN: Duration = Duration::from_millis(1_000);
+mod follow;
+mod take_in;
 
 /// What an anchor made of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +51,8 @@ struct Underway {
     /// What holds here meanwhile, and under which name.
     held: Option<Arc<ConsentEvent>>,
     mark: Option<(Identifier, RequestMark)>,
+    /// Since when, in this run.
+    since: Instant,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -196,7 +193,7 @@ impl Edge {
             self.by_mark.lock().insert((who, whole(mark)), item.number);
         }
         let (outcome, watching) = watch::channel(None);
-        self.underway.lock().insert(item.number, Underway { held, mark, outcome });
+        self.underway.lock().insert(item.number, Underway { held, mark, since: Instant::now(), outcome });
         let mut unsent = self.unsent.lock();
         let line = if item.priority { &mut unsent.urgent } else { &mut unsent.ordinary };
         line.push_back(Arc::clone(item));
@@ -300,117 +297,6 @@ fn suppressing(event: &ConsentEvent) -> Option<ConsentEvent> {
     (!held.changes.is_empty()).then_some(held)
 }
 
-impl Inner {
-    /// Takes an entry in for an anchor to number, gives the person's turn back, and waits until an anchor has numbered it and it is
-    /// applied here.
-    ///
-    /// # Errors
-    /// [`EngineError::Kept`] when no anchor answered in time.
-    pub(super) async fn submit(
-        &self,
-        edge: &Edge,
-        mut entry: LedgerEntry,
-        personal: &Personal,
-        mut priority: bool,
-        until: Option<Instant>,
-        turn: &mut Turn,
-    ) -> Result<EventId, EngineError> {
-        let until = until.unwrap_or_else(|| Instant::now() + ANCHOR_ANSWERS_WITHIN);
-        let left = || until.saturating_duration_since(Instant::now());
-        let mut same = None;
-        if let LedgerEntry::Consent(event) = &mut entry {
-            priority = event.changes.iter().any(suppresses);
-            let had_id = event.request.is_some();
-            // By it an anchor knows an item that comes again.
-            event.request.get_or_insert(random_mark(edge, self.clock.now().0));
-            leave_out_provisional(event, OriginId(edge.identity()));
-            same = edge.same_request(event, had_id);
-        }
-        let mut outcome = match same {
-            Some(outcome) => outcome,
-            None => {
-                let (payload, blob) = fitting(&mut entry, personal, priority)?;
-                let event = match &entry {
-                    LedgerEntry::Consent(event) => Some(event),
-                    _ => None,
-                };
-                let (item, synced) = edge.outbox.put(payload, blob, priority)?;
-                let outcome = edge.take_up(&item, event, &self.view);
-                turn.clear();
-                if let Ok(Ok(Err(error))) = tokio::time::timeout(left(), synced).await {
-                    tracing::warn!(%error, "what was taken in is kept in memory alone until an anchor or the disk has it");
-                }
-                outcome
-            }
-        };
-        // Others of the same person need not wait for an anchor.
-        turn.clear();
-        let told = tokio::time::timeout(left(), outcome.wait_for(Option::is_some)).await;
-        let numbered = match told.ok().and_then(Result::ok).and_then(|told| told.clone()) {
-            Some(Outcome::Numbered(numbered)) => numbered,
-            Some(Outcome::Refused(why)) => return Err(EngineError::AnchorRefused(why)),
-            None => return Err(EngineError::Kept),
-        };
-        self.vector.wait_for(Token(Some(numbered.event)), left()).await;
-        if self.vector.reaches(Token(Some(numbered.event))) {
-            Ok(numbered.event)
-        } else {
-            Err(EngineError::NotReplicated(numbered.event))
-        }
-    }
-}
-
-/// The entry's bytes and its personal fields, if they are no longer than a ledger takes. Of what opts somebody out, the rest is left
-/// away rather than that.
-fn fitting(
-    entry: &mut LedgerEntry,
-    personal: &Personal,
-    priority: bool,
-) -> Result<(Vec<u8>, Option<Vec<u8>>), EngineError> {
-    let mut payload = codec::encode_entry(entry);
-    let mut blob = (!personal.is_empty()).then(|| codec::encode_personal(personal));
-    if blob.as_ref().is_some_and(|blob| blob.len() > BLOB_LEN_MAX) && priority {
-        blob = None;
-    }
-    if payload.len() > PAYLOAD_LEN_MAX
-        && priority
-        && let LedgerEntry::Consent(event) = entry
-    {
-        event.changes.retain(suppresses);
-        payload = codec::encode_entry(entry);
-    }
-    if payload.len() > PAYLOAD_LEN_MAX || blob.as_ref().is_some_and(|blob| blob.len() > BLOB_LEN_MAX) {
-        return Err(EngineError::field("changes", "the request is too long to be recorded"));
-    }
-    Ok((payload, blob))
-}
-
-/// A mark for an event that came without a request id.
-fn random_mark(edge: &Edge, now_ms: i64) -> RequestMark {
-    let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Without randomness, what no other edge and no other moment has.
-        bytes[..8].copy_from_slice(&edge.identity()[..8]);
-        bytes[8..].copy_from_slice(&now_ms.to_le_bytes());
-    }
-    let (mut key, mut content) = ([0; 8], [0; 8]);
-    key.copy_from_slice(&bytes[..8]);
-    content.copy_from_slice(&bytes[8..]);
-    RequestMark { key, content }
-}
-
-/// What is only held here has no number yet, so nothing can be said to come after it.
-fn leave_out_provisional(event: &mut ConsentEvent, provisional: OriginId) {
-    for change in &mut event.changes {
-        let covers = match change {
-            Change::OptIn(opt_in) => &mut opt_in.covers,
-            Change::Request(request) => &mut request.covers,
-            _ => continue,
-        };
-        *covers = covers.iter().filter(|id| id.origin != provisional).collect();
-    }
-}
-
 impl Engine {
     /// What this node has in place of a ledger, if it is an edge.
     #[must_use]
@@ -481,119 +367,19 @@ impl Engine {
         }
     }
 
-    /// How long ago an item was taken in, by this node's clock, in milliseconds.
+    /// How long ago an item was taken in, in milliseconds: by this node's clock, but no less than this run knows of.
     #[must_use]
     pub fn age_ms(&self, item: &Item) -> u64 {
+        let Some(edge) = self.edge() else { return 0 };
+        let since = edge.underway.lock().get(&item.number).map(|underway| underway.since);
+        let known = since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
         match codec::decode_entry(&item.payload) {
             Ok(LedgerEntry::Consent(event)) => {
-                u64::try_from(self.inner.clock.now().0.saturating_sub(event.recorded.0)).unwrap_or(0)
+                let told = self.inner.clock.now().0.saturating_sub(event.recorded.0);
+                known.max(u64::try_from(told).unwrap_or(0))
             }
             // Only a consent event's age matters.
-            _ => 0,
-        }
-    }
-
-    /// Lets the opt-outs of an event that does not verify hold here until a restart. Anchors keep them for good.
-    pub(super) fn hold_doubtful(&self, edge: &Edge, event: ConsentEvent) {
-        let sequence = edge.doubtful.fetch_add(1, Ordering::Relaxed);
-        let id = EventId { origin: OriginId(edge.doubtful_origin), sequence };
-        if let Err(error) = self.inner.view.apply_without_place(id, &event) {
-            self.inner.behind.store(true, Ordering::Release);
-            tracing::error!(%error, "opt-outs could not be applied; nothing is allowed until a restart");
-        }
-    }
-
-    /// A snapshot is in force that has all up to `heads`.
-    pub(super) fn in_force(&self, heads: &[(OriginId, Head)]) {
-        let Some(edge) = self.edge() else { return };
-        *edge.heads.lock() = heads.iter().copied().collect();
-        for (origin, head) in heads {
-            self.inner.vector.applied(EventId { origin: *origin, sequence: head.sequence });
-        }
-        edge.let_go_arrived(&self.inner.vector, &self.inner.view);
-    }
-
-    /// What is known here differs from what the anchors know: nothing is allowed until a restart brings a new snapshot.
-    pub fn distrust_view(&self) {
-        self.inner.behind.store(true, Ordering::Release);
-    }
-
-    /// Verifies records that follow each other against their origin's chain and applies them. With the last that is applied, and
-    /// which was not taken and why. Blocking.
-    pub fn take_relayed(
-        &self,
-        origin: OriginId,
-        records: &[Relayed],
-    ) -> (Option<Head>, Option<(usize, RelayError)>) {
-        let Some(edge) = self.edge() else { return (None, None) };
-        let mut head = edge.heads.lock().get(&origin).copied();
-        let mut refusal = None;
-        for (at, record) in records.iter().enumerate() {
-            match self.inner.take_one(edge, origin, head, record) {
-                Ok(next) => head = Some(next),
-                Err(error) => {
-                    refusal = Some((at, error));
-                    break;
-                }
-            }
-        }
-        edge.let_go_arrived(&self.inner.vector, &self.inner.view);
-        (head, refusal)
-    }
-}
-
-impl Inner {
-    fn take_one(
-        &self,
-        edge: &Edge,
-        origin: OriginId,
-        head: Option<Head>,
-        record: &Relayed,
-    ) -> Result<Head, RelayError> {
-        let (id, payload) = record.verify_behind(origin, head)?;
-        let next = Head { sequence: id.sequence, hash: record.hash };
-        let entry = read_entry(id, payload);
-        let applied = self.ranges.touch(id, entry.as_ref().map_or(&[][..], subjects), || {
-            if let Some(entry) = &entry {
-                apply_without_place(&self.view, id, entry)?;
-            }
-            self.vector.applied(id);
-            Ok::<_, ViewError>(())
-        });
-        if let Err(error) = applied {
-            self.behind.store(true, Ordering::Release);
-            tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
-            return Err(RelayError::Unreadable { id });
-        }
-        edge.heads.lock().insert(origin, next);
-        Ok(next)
-    }
-}
-
-impl Edge {
-    /// Lets go of what is held here in place of events that are applied by now.
-    fn let_go_arrived(&self, vector: &Vector, view: &View) {
-        let mut arriving = self.arriving.lock();
-        if arriving.is_empty() {
-            return;
-        }
-        arriving.retain(|number, (event, held)| {
-            let arrived = vector.reaches(Token(Some(*event)));
-            if arrived {
-                view.let_go(self.provisional(*number), held);
-            }
-            !arrived
-        });
-    }
-}
-
-impl From<PutError> for EngineError {
-    fn from(error: PutError) -> Self {
-        match error {
-            PutError::Full => Self::Busy,
-            PutError::NoSpace => Self::NoSpace,
-            PutError::Closed => Self::NotServing("stopping"),
-            PutError::Failed(why) => Self::LedgerFailed(why),
+            _ => known,
         }
     }
 }
