@@ -274,7 +274,7 @@ fn open(config: &Config, sink: Arc<Decisions>, replica: Arc<Replica>) -> Result<
         },
         limits: limits::Settings::default(),
         book: Book::new(config.rules.clone()),
-        lexicon: Arc::unwrap_or_clone(lexicon),
+        lexicon,
         sink,
         replica,
     })?)

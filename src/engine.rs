@@ -83,7 +83,7 @@ pub(crate) struct Inner {
     view: View,
     limiter: Limiter,
     book: ArcSwap<Book>,
-    lexicon: ArcSwap<Lexicon>,
+    lexicon: Arc<Lexicon>,
     stripes: Stripes,
     vector: Arc<Vector>,
     ranges: Arc<Ranges>,
@@ -105,8 +105,8 @@ impl Inner {
         self.book.load_full()
     }
 
-    pub(crate) fn lexicon(&self) -> Arc<Lexicon> {
-        self.lexicon.load_full()
+    pub(crate) fn lexicon(&self) -> &Lexicon {
+        &self.lexicon
     }
 
     /// Whether calls are answered now.
@@ -161,11 +161,6 @@ impl Engine {
     /// Puts new rules in force; checks under way finish by the old ones.
     pub fn set_book(&self, book: Book) {
         self.inner.book.store(Arc::new(book));
-    }
-
-    /// Puts new word lists in force.
-    pub fn set_lexicon(&self, lexicon: Lexicon) {
-        self.inner.lexicon.store(Arc::new(lexicon));
     }
 
     /// Whether calls are answered.

@@ -282,11 +282,11 @@ impl Inner {
         let context = Context { topics: &topics, opt_in_words: &words, business_names: &names, language };
         let lexicon = self.lexicon();
         let reading = match &inbound.content {
-            InboundContent::Text(text) => keywords::classify(&lexicon, inbound.channel, text, &context),
+            InboundContent::Text(text) => keywords::classify(lexicon, inbound.channel, text, &context),
             InboundContent::Button { payload, title } => {
-                keywords::classify_button(&lexicon, payload, title, &context)
+                keywords::classify_button(lexicon, payload, title, &context)
             }
-            InboundContent::Other => keywords::classify(&lexicon, inbound.channel, "", &context),
+            InboundContent::Other => keywords::classify(lexicon, inbound.channel, "", &context),
         };
         (reading.outcome, reading.language.to_owned())
     }

@@ -56,7 +56,7 @@ pub struct Parts {
     /// The rules.
     pub book: Book,
     /// The word lists.
-    pub lexicon: Lexicon,
+    pub lexicon: Arc<Lexicon>,
     /// Who hears of decisions.
     pub sink: Arc<dyn DecisionSink>,
     /// What is known of the cluster.
@@ -162,7 +162,7 @@ impl Engine {
             view,
             limiter,
             book: ArcSwap::from_pointee(parts.book),
-            lexicon: ArcSwap::from_pointee(parts.lexicon),
+            lexicon: parts.lexicon,
             stripes: Stripes::default(),
             vector,
             ranges: Arc::clone(&applying.ranges),

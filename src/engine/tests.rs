@@ -92,7 +92,7 @@ impl Node {
             view: small_view,
             limits: limits::Settings::default(),
             book: Book::new(book),
-            lexicon: Lexicon::built_in().unwrap(),
+            lexicon: Arc::new(Lexicon::built_in().unwrap()),
             sink: Arc::new(NoSink),
             replica: Arc::new(replica),
         })

@@ -54,7 +54,7 @@ impl Node {
             },
             limits: limits::Settings::default(),
             book: Book::new(rules),
-            lexicon: Lexicon::built_in().expect("the built-in words"),
+            lexicon: Arc::new(Lexicon::built_in().expect("the built-in words")),
             sink: Arc::new(NoSink),
             replica: Arc::new(optgate::engine::replica::Replica::alone()),
         })
