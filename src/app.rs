@@ -189,7 +189,7 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
         drained
     };
     let (drained, failed, ()) = tokio::join!(served, failed, peer_server);
-    tracing::info!(finished = drained.finished, cut = drained.cut, "no more calls; closing the ledger");
+    tracing::info!(finished = drained.finished, cut = drained.cut, "no more calls; closing");
 
     engine.stop_answering();
     let closing = engine.clone();

@@ -148,6 +148,7 @@ struct Shared {
 
 /// The open outbox.
 pub struct Outbox {
+    disk: Arc<dyn Disk>,
     identity: [u8; 16],
     shared: Arc<Mutex<Shared>>,
     queue: Mutex<Option<SyncSender<Job>>>,
@@ -181,12 +182,14 @@ impl Outbox {
         let bytes = waiting.values().map(|item| item.len()).sum();
         let shared = Arc::new(Mutex::new(Shared { waiting, bytes, next, lacks: false, failed: None }));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
+        let kept = Arc::clone(&disk);
         let writer =
             Writer { disk, identity, key_check, file, end, lacks: false, shared: Arc::clone(&shared) };
         let thread =
             std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
         let thread = thread.map_err(io_error("start the thread of"))?;
         let outbox = Self {
+            disk: kept,
             identity,
             shared,
             queue: Mutex::new(Some(queue)),
@@ -258,6 +261,12 @@ impl Outbox {
     pub fn waiting(&self) -> Waiting {
         let shared = self.shared.lock();
         Waiting { items: shared.waiting.len(), bytes: shared.bytes }
+    }
+
+    /// How much its disk has left, in bytes, if that can be told.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.disk.free_bytes().ok()
     }
 
     /// Why nothing is taken any more, if that is so.

@@ -139,6 +139,12 @@ impl Edge {
         self.outbox.waiting()
     }
 
+    /// How much the outbox's disk has left, in bytes, if that can be told.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.outbox.free_bytes()
+    }
+
     /// Why the outbox takes nothing any more, if that is so.
     #[must_use]
     pub fn failed(&self) -> Option<String> {

@@ -159,6 +159,7 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
     }
     if let Some(edge) = engine.edge() {
         let waiting = edge.waiting();
+        set("optgate_disk_free_bytes", edge.free_bytes().unwrap_or(0) as f64);
         set("optgate_outbox_items", waiting.items as f64);
         set("optgate_outbox_bytes", waiting.bytes as f64);
     }
@@ -194,7 +195,10 @@ fn describe() {
     metrics::describe_gauge!("optgate_outbox_items", "What an edge took in and no anchor has yet");
     metrics::describe_gauge!("optgate_outbox_bytes", "Bytes of what an edge took in and no anchor has yet");
     metrics::describe_gauge!("optgate_ledger_queue_length", "Entries that wait for the disk");
-    metrics::describe_gauge!("optgate_disk_free_bytes", "Free bytes on the ledger's disk");
+    metrics::describe_gauge!(
+        "optgate_disk_free_bytes",
+        "Free bytes on the disk of the ledger, or of an edge's outbox"
+    );
     metrics::describe_gauge!("optgate_disk_low", "1 while only opt-outs are recorded");
     metrics::describe_gauge!(
         "optgate_view_behind",

@@ -206,7 +206,10 @@ impl AdminService for Admin {
                 behind_records: u64::from(self.engine.is_behind()),
                 rebuilding: false,
             }),
-            disk_free_bytes: health.as_ref().and_then(|health| health.free_bytes).unwrap_or(0),
+            disk_free_bytes: health
+                .as_ref()
+                .map_or_else(|| self.engine.edge().and_then(Edge::free_bytes), |health| health.free_bytes)
+                .unwrap_or(0),
             disk_low: health.as_ref().is_some_and(|health| health.space_low),
             as_of: self.engine.as_of().to_string(),
             replication: self.host.peers().map(|report| pb_replication(&self.engine, report)),
