@@ -138,17 +138,17 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         member: anchors::membership(&driver.config.machine),
         every: driver.config.compare_every,
     };
-    let comparing = compare::run(comparing, stop.clone());
     if driver.engine.edge().is_some() {
-        tokio::join!(run_edge(driver, anchors, stop), comparing);
+        run_edge(driver, &comparing, stop).await;
     } else {
-        tokio::join!(talk(driver, stop), comparing);
+        tokio::join!(talk(driver, stop.clone()), compare::run(&comparing, stop));
     }
 }
 
 /// An edge begins with a snapshot; what it takes in is carried to anchors from the first moment.
-async fn run_edge(driver: Driver, anchors: Arc<Anchors>, stop: CancellationToken) {
+async fn run_edge(driver: Driver, comparing: &compare::Comparing, stop: CancellationToken) {
     driver.readiness.raise(Obstacle::CatchingUp);
+    let anchors = Arc::clone(&comparing.anchors);
     let member = anchors::membership(&driver.config.machine);
     anchors.look_up().await;
     let carrying = submit::Carrying {
@@ -160,7 +160,13 @@ async fn run_edge(driver: Driver, anchors: Arc<Anchors>, stop: CancellationToken
     let talking = async {
         if let Some(heads) = snapshot::obtain(&driver.engine, &anchors, &member, &stop).await {
             driver.shared.begin_at(heads, &driver.config);
-            talk(driver, stop.clone()).await;
+            let confirmed = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = comparing.confirm(anchors.preferred()) => compare::run(comparing, stop.clone()).await,
+                }
+            };
+            tokio::join!(talk(driver, stop.clone()), confirmed);
         }
     };
     tokio::join!(submit::run(carrying, stop.clone()), talking);

@@ -17,6 +17,8 @@ pub enum Obstacle {
     RebuildingView,
     /// The peers' newest events have not been applied yet.
     CatchingUp,
+    /// Anchors are asked whether a snapshot that another gave is sound.
+    ConfirmingSnapshot,
     /// An fsync failed: nothing can be acknowledged any more. Only a restart helps.
     LedgerFailed,
     /// A task that everything rests on ended. Only a restart helps.
@@ -31,7 +33,11 @@ impl Obstacle {
     pub const fn is_fatal(self) -> bool {
         match self {
             Self::LedgerFailed | Self::TaskEnded(_) => true,
-            Self::Starting | Self::RebuildingView | Self::CatchingUp | Self::Draining => false,
+            Self::Starting
+            | Self::RebuildingView
+            | Self::CatchingUp
+            | Self::ConfirmingSnapshot
+            | Self::Draining => false,
         }
     }
 }
@@ -42,6 +48,7 @@ impl fmt::Display for Obstacle {
             Self::Starting => f.write_str("the store is being opened"),
             Self::RebuildingView => f.write_str("the view is being rebuilt from the ledger"),
             Self::CatchingUp => f.write_str("the peers' newest events are not applied yet"),
+            Self::ConfirmingSnapshot => f.write_str("anchors are asked whether the snapshot is sound"),
             Self::LedgerFailed => f.write_str("the ledger could not be synced to disk; restart the process"),
             Self::TaskEnded(name) => write!(f, "the {name} task ended; restart the process"),
             Self::Draining => f.write_str("the process is stopping"),

@@ -91,17 +91,28 @@ impl Engine {
         inner.sound()
     }
 
-    /// Begins to take a snapshot of another node in. Until [`Loading::finish`] nothing is answered from the view.
+    /// Begins to take a snapshot of another node in. Until [`Loading::finish`] nothing is answered from the view, and from then on from no
+    /// range before [`Engine::believe_range`].
     ///
     /// # Errors
     /// When the view's disk fails.
     pub fn load_snapshot(&self) -> Result<Loading, EngineError> {
+        for range in 0..View::SHARDS {
+            self.inner.view.doubt(range, true);
+        }
         Ok(Loading {
             engine: self.clone(),
             rebuilder: self.inner.view.rebuild()?,
             heads: Vec::new(),
             persons: 0,
         })
+    }
+}
+
+impl Engine {
+    /// A range of the snapshot is as it should be, as far as can be told.
+    pub fn believe_range(&self, range: usize) {
+        self.inner.view.doubt(range, false);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Compares key ranges of the view with those of anchors, one at a time and all of them again and again.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::anchors::Anchors;
+use super::anchors::{Anchors, Client};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::ranges::{ORIGINS_MAX, RANGES, RangeDigest, Verdict};
@@ -16,11 +17,16 @@ use crate::readiness::{Obstacle, Readiness};
 use crate::view::PERSON_FORM_VERSION;
 
 /// How long an anchor may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How often an edge asks once more about a range that differs: the anchor may be the one that is damaged, and builds its own anew.
 const ASK_AGAIN: u32 = 3;
 /// How long it waits in between.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long an edge takes at most to have its snapshot confirmed: what is not by then is believed, and compared later as always.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
+/// How often a range is tried while events come in between, and how long to wait before it is.
+const CONFIRM_TRIES: u32 = 10;
+const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// What comparing needs.
 pub struct Comparing {
@@ -33,7 +39,7 @@ pub struct Comparing {
 }
 
 /// Compares until `stop`.
-pub async fn run(comparing: Comparing, stop: CancellationToken) {
+pub async fn run(comparing: &Comparing, stop: CancellationToken) {
     let (mut range, mut round) = (0, 0);
     loop {
         tokio::select! {
@@ -60,10 +66,7 @@ pub async fn run(comparing: Comparing, stop: CancellationToken) {
                 if comparing.engine.edge().is_none() {
                     repair(&comparing.engine, range).await;
                 } else if comparing.still_differs(range, &anchors[(range + round) % anchors.len()].1).await {
-                    tracing::error!("this edge's view cannot be trusted; restart it for a new snapshot");
-                    comparing.engine.distrust_view();
-                    comparing.readiness.raise(Obstacle::TaskEnded("view"));
-                    return;
+                    return comparing.distrust();
                 }
             }
             Some(Verdict::Equal) => {
@@ -98,8 +101,61 @@ pub async fn repair(engine: &Engine, range: usize) {
 }
 
 impl Comparing {
+    /// Asks other anchors than the one that gave the snapshot in force whether it is sound, range by range: what was damaged there must not
+    /// be believed here. Where there is nobody else to ask, it is believed.
+    pub async fn confirm(&self, giver: Option<SocketAddr>) {
+        self.readiness.raise(Obstacle::ConfirmingSnapshot);
+        let asking = async {
+            let mut others = self.anchors.in_turn();
+            others.retain(|(addr, _)| Some(*addr) != giver);
+            for range in 0..RANGES {
+                if !self.is_confirmed(range, &mut others).await {
+                    return false;
+                }
+                self.engine.believe_range(range);
+            }
+            true
+        };
+        match tokio::time::timeout(CONFIRMED_WITHIN, asking).await {
+            Ok(true) => {}
+            Ok(false) => return self.distrust(),
+            Err(_) => {
+                tracing::warn!("other anchors did not confirm all of the snapshot in time");
+                (0..RANGES).for_each(|range| self.engine.believe_range(range));
+            }
+        }
+        self.readiness.clear(Obstacle::ConfirmingSnapshot);
+    }
+
+    async fn is_confirmed(&self, range: usize, others: &mut Vec<(SocketAddr, Client)>) -> bool {
+        for _ in 0..CONFIRM_TRIES {
+            let mut silent = Vec::new();
+            for (addr, client) in others.iter() {
+                match self.once(range, client.clone()).await {
+                    Some(Verdict::Equal) => return true,
+                    Some(Verdict::Different) => return !self.still_differs(range, client).await,
+                    Some(Verdict::Incomparable) => {}
+                    None => silent.push(*addr),
+                }
+            }
+            others.retain(|(addr, _)| !silent.contains(addr));
+            if others.is_empty() {
+                break;
+            }
+            tokio::time::sleep(CONFIRM_AGAIN_AFTER).await;
+        }
+        // Nobody could tell.
+        true
+    }
+
+    fn distrust(&self) {
+        tracing::error!("this edge's view cannot be trusted; restart it for a new snapshot");
+        self.engine.distrust_view();
+        self.readiness.raise(Obstacle::TaskEnded("view"));
+    }
+
     /// Whether an anchor that had time to mend its own view still differs.
-    async fn still_differs(&self, range: usize, client: &super::anchors::Client) -> bool {
+    async fn still_differs(&self, range: usize, client: &Client) -> bool {
         metrics::counter!("optgate_ranges_different_total").increment(1);
         let mut differs = true;
         for _ in 0..ASK_AGAIN {
@@ -114,7 +170,7 @@ impl Comparing {
         differs
     }
 
-    async fn once(&self, range: usize, mut client: super::anchors::Client) -> Option<Verdict> {
+    async fn once(&self, range: usize, mut client: Client) -> Option<Verdict> {
         let engine = self.engine.clone();
         let digest = tokio::task::spawn_blocking(move || engine.range_digest(range)).await.ok()?;
         let RangeDigest { range, digest, moving, resting } = digest.ok()??;

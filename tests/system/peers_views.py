@@ -63,6 +63,14 @@ def test_edge_of_a_damaged_anchor(scene):
         denied(check(edge.client(), who, UPDATE, mode=PEEK), "UNAVAILABLE", "on an edge that cannot trust its view")
     expect(not said(second, "was damaged here"), "the anchor it asked was sound")
     edge.kill()
+    # With another anchor to ask it never serves what it took from the damaged one.
+    edge.spawn()
+    reach(edge)
+    while edge.http_status("/readyz") != 200 and edge.http_status("/healthz") == 200:
+        answer = check(edge.standing_client(), BEN, UPDATE, mode=PEEK)
+        expect(answer.decision == DENY, "ALLOW from a view that nobody confirmed")
+    expect(reason_of(check(edge.standing_client(), BEN, UPDATE, mode=PEEK)) != "ALLOW", "ALLOW from a damaged view")
+    edge.kill()
     first.kill()
     edge.spawn()
     until("a snapshot of the sound anchor", lambda: said(edge, "a snapshot is in force"), CONVERGE_S)

@@ -24,6 +24,8 @@ fn snapshot(anchor: &Node, edge: &Node) {
     assert!(parts.first().is_none_or(|first| matches!(first, Part::Heads(_))));
     parts.into_iter().for_each(|part| loading.take(part).unwrap());
     loading.finish().unwrap();
+    assert!(matches!(edge.denies(""), Some(Reason::Unavailable)), "no range is believed yet");
+    (0..RANGES).for_each(|range| edge.engine.believe_range(range));
 }
 
 /// Brings the events behind the edge's heads.
