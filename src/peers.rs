@@ -158,12 +158,12 @@ async fn run_edge(driver: Driver, comparing: &compare::Comparing, stop: Cancella
         replicated_within: driver.engine.replica().opt_out_wait(),
     };
     let talking = async {
-        if let Some(heads) = snapshot::obtain(&driver.engine, &anchors, &member, &stop).await {
+        if let Some((heads, giver)) = snapshot::obtain(&driver.engine, &anchors, &member, &stop).await {
             driver.shared.begin_at(heads, &driver.config);
             let confirmed = async {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = comparing.confirm(anchors.preferred()) => compare::run(comparing, stop.clone()).await,
+                    () = comparing.confirm(giver) => compare::run(comparing, stop.clone()).await,
                 }
             };
             tokio::join!(talk(driver, stop.clone()), confirmed);

@@ -344,17 +344,21 @@ impl View {
         })
     }
 
-    /// Whether a shard is in doubt.
+    /// How many shards are in doubt.
     #[must_use]
-    pub fn is_any_doubted(&self) -> bool {
-        self.inner.doubted.iter().any(|doubt| doubt.load(Ordering::Acquire))
+    pub fn doubted(&self) -> usize {
+        (0..Self::SHARDS).filter(|shard| self.is_doubted(*shard)).count()
     }
 
-    /// While a shard is in doubt, nobody of it is read.
-    pub fn doubt(&self, shard: usize, doubted: bool) {
-        if let Some(doubt) = self.inner.doubted.get(shard) {
-            doubt.store(doubted, Ordering::Release);
-        }
+    /// Whether a shard is in doubt.
+    #[must_use]
+    pub fn is_doubted(&self, shard: usize) -> bool {
+        self.inner.doubted.get(shard).is_some_and(|doubt| doubt.load(Ordering::Acquire))
+    }
+
+    /// While a shard is in doubt, nobody of it is read. Says whether it was before.
+    pub fn doubt(&self, shard: usize, doubted: bool) -> bool {
+        self.inner.doubted.get(shard).is_some_and(|doubt| doubt.swap(doubted, Ordering::AcqRel))
     }
 
     /// Takes a template of the ledger; the latest time wins.
@@ -434,6 +438,15 @@ impl View {
         self.inner.notes.replay(from, &mut |tag, bytes| each(Note::Entry { tag, bytes }))
     }
 
+    /// The next start builds the view anew, whatever happens until then: what it was built from lacked something.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn build_anew_next_time(&self) -> Result<(), ViewError> {
+        self.inner.unkept.store(true, Ordering::Release);
+        self.inner.folder.disown()
+    }
+
     /// How the view is, for metrics and status.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -489,6 +502,9 @@ impl View {
         journals?;
         closed?;
         inner.folder.sync_store()?;
+        if inner.unkept.load(Ordering::Acquire) {
+            return Ok(());
+        }
         inner.folder.say(&State { clean: true, ..self.state() })
     }
 

@@ -53,6 +53,8 @@ struct Underway {
     mark: Option<(Identifier, RequestMark)>,
     /// Since when, in this run.
     since: Instant,
+    /// It was handed out to be carried, so an anchor may have numbered it.
+    handed_out: bool,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -80,23 +82,27 @@ pub struct Edge {
 struct Unsent {
     /// Opt-outs that no anchor was offered yet.
     urgent: VecDeque<Arc<Item>>,
+    /// Opt-outs that were offered, and are to be offered again.
+    urgent_again: VecDeque<Arc<Item>>,
     /// Everything else that none was offered.
     ordinary: VecDeque<Arc<Item>>,
-    /// What was offered, and is to be offered again.
+    /// Everything else of that kind.
     again: VecDeque<Arc<Item>>,
 }
 
 impl Unsent {
     fn pop(&mut self) -> Option<Arc<Item>> {
-        let Self { urgent, ordinary, again } = self;
-        urgent.pop_front().or_else(|| ordinary.pop_front()).or_else(|| again.pop_front())
+        let Self { urgent, urgent_again, ordinary, again } = self;
+        let lines = [urgent, urgent_again, ordinary, again];
+        lines.into_iter().find_map(VecDeque::pop_front)
     }
 }
 
 /// The most events that are held here until they arrive.
 const ARRIVING_MAX: usize = crate::outbox::ITEMS_WITH_OPT_OUTS_MAX;
-/// For how long an opt-out without a request id is taken to be the same as one that is under way. It must be much less than the clock
-/// margin: only an opt-in later than that could tell the two apart.
+/// For how long an opt-out without a request id is taken to be the same as one that is under way and that no anchor can have numbered,
+/// so that no opt-in can have named it. It must be much less than the clock margin: only an opt-in that wins by its time could tell
+/// the two apart.
 const SAME_WITHIN_MS: i64 = 60_000;
 /// Origins whose durability is remembered; more than anchors have runs in a long time.
 const REPLICATED_MAX: usize = 1_024;
@@ -162,6 +168,9 @@ impl Edge {
         loop {
             let next = self.unsent.lock().pop();
             if let Some(item) = next {
+                if let Some(underway) = self.underway.lock().get_mut(&item.number) {
+                    underway.handed_out = true;
+                }
                 return item;
             }
             self.sendable.notified().await;
@@ -199,7 +208,9 @@ impl Edge {
             self.by_mark.lock().insert((who, whole(mark)), item.number);
         }
         let (outcome, watching) = watch::channel(None);
-        self.underway.lock().insert(item.number, Underway { held, mark, since: Instant::now(), outcome });
+        self.underway
+            .lock()
+            .insert(item.number, Underway { held, mark, since: Instant::now(), handed_out: false, outcome });
         let mut unsent = self.unsent.lock();
         let line = if item.priority { &mut unsent.urgent } else { &mut unsent.ordinary };
         line.push_back(Arc::clone(item));
@@ -219,11 +230,12 @@ impl Edge {
         let wanted = timeless(suppressing(event)?);
         let underway = self.underway.lock();
         let same = underway.values().find(|underway| {
-            underway.held.as_ref().is_some_and(|held| {
-                held.subjects == event.subjects
-                    && event.recorded.0.saturating_sub(held.recorded.0) < SAME_WITHIN_MS
-                    && timeless((**held).clone()) == wanted
-            })
+            !underway.handed_out
+                && underway.held.as_ref().is_some_and(|held| {
+                    held.subjects == event.subjects
+                        && event.recorded.0.saturating_sub(held.recorded.0) < SAME_WITHIN_MS
+                        && timeless((**held).clone()) == wanted
+                })
         })?;
         Some(same.outcome.subscribe())
     }
@@ -357,7 +369,10 @@ impl Engine {
     /// An item that was offered, and is to be offered again, goes back in line.
     pub fn unsent(&self, item: Arc<Item>) {
         if let Some(edge) = self.edge() {
-            edge.unsent.lock().again.push_back(item);
+            let mut unsent = edge.unsent.lock();
+            let line = if item.priority { &mut unsent.urgent_again } else { &mut unsent.again };
+            line.push_back(item);
+            drop(unsent);
             edge.sendable.notify_one();
         }
     }

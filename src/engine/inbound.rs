@@ -433,7 +433,9 @@ fn opt_out(
         time: recorder::opt_out_time(Some(at), recorder::Source::Caller, known, rules, now),
         stated: inbound.occurred,
         imported: false,
-        inbound: Some((inbound.channel, at)),
+        // As the provider timed it, also where this node's clock is behind: cut to that, a STOP would seem to come before a START
+        // that the provider timed earlier. Without the provider's time there is no order of the provider's to go by.
+        inbound: inbound.occurred.map(|time| (inbound.channel, time.min(now.plus_ms(rules.clock_margin_ms)))),
         method: match inbound.content {
             InboundContent::Button { .. } => OptOutMethod::Button,
             _ => OptOutMethod::Keyword,

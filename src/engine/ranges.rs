@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sha2::{Digest as _, Sha256};
@@ -70,7 +70,7 @@ pub struct Ranges {
     /// Held to read while events are applied: whoever holds it to write sees a view that does not move.
     gate: RwLock<()>,
     /// One range at a time is built anew.
-    repairing: AtomicBool,
+    repairing: Mutex<()>,
 }
 
 impl Default for Ranges {
@@ -81,7 +81,7 @@ impl Default for Ranges {
             ended: zeros(),
             recent: Mutex::default(),
             gate: RwLock::default(),
-            repairing: AtomicBool::new(false),
+            repairing: Mutex::default(),
         }
     }
 }
@@ -167,6 +167,10 @@ fn digest_of(who: &Identifier, mut person: Person) -> Option<[u8; 32]> {
 
 impl Inner {
     fn digest(&self, range: usize) -> Result<Option<(RangeDigest, Applied)>, ViewError> {
+        // What an anchor is building anew is neither what it was nor what it will be. An edge has all in doubt until it has asked.
+        if self.edge().is_none() && self.view.is_doubted(range) {
+            return Ok(None);
+        }
         for _ in 0..TRIES {
             let Some(before) = self.ranges.still(range) else { continue };
             let vector = self.vector.all();
@@ -226,25 +230,28 @@ impl Engine {
         })
     }
 
-    /// Builds a range anew from the own ledger; until that is done nothing is answered from it. Says whether it looks otherwise now.
-    /// Blocking.
+    /// Builds a range anew from the own ledger; from now on until that is done nothing is answered from it. Says whether it looks
+    /// otherwise now. One range is built at a time. Blocking.
     ///
     /// # Errors
-    /// [`EngineError::NoHistory`] at an edge, [`EngineError::Busy`] while another range is built anew; when the ledger or the view
-    /// cannot be read.
+    /// [`EngineError::NoHistory`] at an edge, [`EngineError::Busy`] where the range is being built anew already; when the ledger lacks
+    /// something or cannot be read, or the view cannot: then nobody in the range is sent to until a restart.
     pub fn rebuild_range(&self, range: usize) -> Result<bool, EngineError> {
         let inner = &self.inner;
         inner.ledger()?;
-        if inner.ranges.repairing.swap(true, Ordering::AcqRel) {
+        if inner.replica.is_damaged() {
+            return Err(EngineError::NotServing("damaged"));
+        }
+        // At once: several may be found while one is built.
+        if inner.view.doubt(range, true) {
             return Err(EngineError::Busy);
         }
-        inner.view.doubt(range, true);
+        let _turn = inner.ranges.repairing.lock();
         let rebuilt = inner.rebuild_range(range);
         if rebuilt.is_ok() {
             inner.view.doubt(range, false);
         }
         // Else the range stays in doubt: what cannot be known is not allowed.
-        inner.ranges.repairing.store(false, Ordering::Release);
         rebuilt
     }
 }
@@ -256,6 +263,19 @@ impl Inner {
         // Most of it is read; what came meanwhile is read while nothing moves.
         next = self.read_range(range, next, &mut persons)?;
         let _still = self.ranges.gate.write();
+        self.ranges.begun[range].fetch_add(1, Ordering::SeqCst);
+        let changed = self.replace_range(range, next, persons);
+        self.ranges.ended[range].fetch_add(1, Ordering::SeqCst);
+        changed
+    }
+
+    /// Puts `persons`, and what the ledger says of the range behind `next`, in place of what the view knows. While nothing moves.
+    fn replace_range(
+        &self,
+        range: usize,
+        next: Position,
+        mut persons: BTreeMap<Identifier, Person>,
+    ) -> Result<bool, EngineError> {
         self.read_range(range, next, &mut persons)?;
         let mut known = Vec::new();
         self.view.each_of(range, |who, person| {

@@ -119,7 +119,7 @@ impl Engine {
 impl Inner {
     /// Nothing of the view is known to be wrong.
     fn sound(&self) -> Result<(), EngineError> {
-        if self.is_behind() || self.replica.is_damaged() || self.view.is_any_doubted() {
+        if self.is_behind() || self.replica.is_damaged() || self.view.doubted() > 0 {
             return Err(EngineError::NotServing("damaged"));
         }
         Ok(())

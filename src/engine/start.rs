@@ -282,6 +282,10 @@ fn bring_up(
         }
         None => replay(ledger, &view, view_opened.replay_from)?,
     };
+    if !started.damages.is_empty() {
+        // Once the ledger is restored, what lay in the damaged stretch must get into the view.
+        view.build_anew_next_time()?;
+    }
     Ok((view, started))
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::Entry;
-use crate::policy::consent::Mark;
+use crate::ledger::{Ack, Entry};
+use crate::policy::consent::{Mark, Marks};
 use crate::policy::event::{Change, ConsentEvent, Invalidate, LedgerEntry, OptOut};
-use crate::policy::ids::{EventId, Identifier};
+use crate::policy::ids::EventId;
 use crate::policy::time::Timestamp;
 use crate::policy::types::{InvalidateCause, OptOutMethod, Scope};
 
@@ -88,7 +88,11 @@ impl Inner {
             let taken = known.taken_as(mark);
             #[cfg(sabotage)]
             let taken = taken.filter(|_| !crate::sabotage::is("resubmitted-numbered-anew"));
-            if let Some(taken) = taken {
+            if let Some(taken) = taken.copied() {
+                // An earlier try may have ended before all that follows it was said.
+                for restated in self.later_than(&event, age_ms, Some(taken.event))? {
+                    self.append_numbered(restated, None)?.await?;
+                }
                 return Ok(taken.event);
             }
             if let Some(taken) = known.taken(mark.key) {
@@ -99,83 +103,104 @@ impl Inner {
                 event.changes.retain(suppresses);
             }
         }
-        self.leave_out_what_is_ahead(&mut event);
+        self.leave_out_what_is_ahead(&mut event, age_ms);
         self.leave_out_doubtful_times(&mut event);
-        #[cfg(sabotage)]
-        let opts_out_late = opts_out && !crate::sabotage::is("late-numbers-cover");
-        #[cfg(not(sabotage))]
-        let opts_out_late = opts_out;
-        let restated = if opts_out_late && age_ms >= LATE_FROM_MS {
-            self.later_than(&event, age_ms)
-        } else {
-            Vec::new()
-        };
-        let ledger = self.ledger()?;
-        let append = |event: ConsentEvent, blob| {
-            let payload = codec::encode_entry(&LedgerEntry::Consent(event));
-            ledger.append(Entry { payload, blob, priority: opts_out, bulk: false })
-        };
-        let numbered = append(event, blob)?;
-        let restated =
-            restated.into_iter().map(|event| append(event, None)).collect::<Result<Vec<_>, _>>()?;
-        for restated in restated {
+        let restated = self.later_than(&event, age_ms, None)?;
+        let numbered = self.append_numbered(event, blob)?;
+        let restated = restated
+            .into_iter()
+            .map(|event| self.append_numbered(event, None))
+            .collect::<Result<Vec<_>, _>>();
+        let id = numbered.await?.id;
+        // Where one of them finds no room the edge tries again, and it is said then.
+        for restated in restated? {
             restated.await?;
         }
-        Ok(numbered.await?.id)
+        Ok(id)
+    }
+
+    fn append_numbered(&self, event: ConsentEvent, blob: Option<Vec<u8>>) -> Result<Ack, EngineError> {
+        let priority = event.changes.iter().any(suppresses);
+        let payload = codec::encode_entry(&LedgerEntry::Consent(event));
+        Ok(self.ledger()?.append(Entry { payload, blob, priority, bulk: false })?)
     }
 
     /// What `event`, which comes late, must not cover: numbers stand for the order of recording in what an opt-in says it came
     /// after, and whoever names this event names all that this origin numbered before. So what was recorded here since the event was
     /// taken in, or might have been, is said once more behind it. That can only deny more.
-    fn later_than(&self, event: &ConsentEvent, age_ms: u64) -> Vec<ConsentEvent> {
-        let Some(own) = self.ledger().ok().and_then(crate::ledger::Ledger::own_origin) else {
-            return Vec::new();
+    ///
+    /// # Errors
+    /// When it cannot be told what was recorded.
+    fn later_than(
+        &self,
+        event: &ConsentEvent,
+        age_ms: u64,
+        numbered: Option<EventId>,
+    ) -> Result<Vec<ConsentEvent>, EngineError> {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("late-numbers-cover") {
+            return Ok(Vec::new());
+        }
+        // What it is numbered by, or was by an earlier run of this store.
+        let origin = numbered.map(|id| id.origin).or_else(|| self.ledger().ok()?.own_origin());
+        let Some(origin) = origin.filter(|_| age_ms >= LATE_FROM_MS && event.changes.iter().any(suppresses))
+        else {
+            return Ok(Vec::new());
         };
+        let upto = numbered.map_or(u64::MAX, |id| id.sequence);
         let book = self.book();
         let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
         let now = self.clock.now();
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_ms).saturating_sub(rules.clock_margin_ms));
-        let mut persons = event.subjects.clone();
-        for subject in &event.subjects {
-            let person = self.view.get(subject).unwrap_or_default();
-            persons.extend(person.record.links);
+        let mut restated = Vec::new();
+        let (mut waiting, mut seen) = (event.subjects.clone(), Vec::new());
+        while let Some(who) = waiting.pop() {
+            if seen.contains(&who) || seen.len() >= LINKS_MAX {
+                continue;
+            }
+            seen.push(who);
+            let record = self.view.get(&who)?.record;
+            waiting.extend(&record.links);
+            let is_below = |mark: &Mark| mark.id.origin == origin && mark.id.sequence < upto;
+            // Where another one as late stands beside it, naming the event beats neither; so it is said once more only once.
+            let at_risk = |marks: &Marks, mark: &Mark| {
+                is_below(mark)
+                    && mark.time >= since
+                    && !marks.iter().any(|other| !is_below(other) && other.time >= mark.time)
+            };
+            let mut changes = Vec::new();
+            for (scope, cell) in &record.cells {
+                let outs = cell.outs.iter().filter(|mark| at_risk(&cell.outs, mark));
+                changes.extend(outs.map(|mark| again(scope, mark)));
+                let voids = cell.voids.iter().filter(|mark| at_risk(&cell.voids, mark));
+                changes.extend(voids.map(|mark| void_again(scope, mark)));
+            }
+            if !changes.is_empty() {
+                restated.push(ConsentEvent {
+                    business: event.business.clone(),
+                    subjects: vec![who],
+                    recorded: now,
+                    request: None,
+                    rules_version: book.version().to_owned(),
+                    changes,
+                });
+            }
         }
-        persons.sort_unstable();
-        persons.dedup();
-        persons.truncate(LINKS_MAX);
-        let restate = |who: Identifier| {
-            let record = self.view.get(&who).ok()?.record;
-            let changes: Vec<Change> = record
-                .cells
-                .iter()
-                .flat_map(|(scope, cell)| {
-                    let is_later = move |mark: &&Mark| mark.id.origin == own && mark.time >= since;
-                    let outs = cell.outs.iter().filter(is_later).map(|mark| again(scope, mark));
-                    outs.chain(cell.voids.iter().filter(is_later).map(|mark| void_again(scope, mark)))
-                })
-                .collect();
-            (!changes.is_empty()).then(|| ConsentEvent {
-                business: event.business.clone(),
-                subjects: vec![who],
-                recorded: now,
-                request: None,
-                rules_version: book.version().to_owned(),
-                changes,
-            })
-        };
-        persons.into_iter().filter_map(restate).collect()
+        Ok(restated)
     }
 
     /// An edge whose clock is ahead must not let an opt-in come after what it did not come after.
-    fn leave_out_what_is_ahead(&self, event: &mut ConsentEvent) {
+    fn leave_out_what_is_ahead(&self, event: &mut ConsentEvent, age_ms: u64) {
         let book = self.book();
         let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
         #[cfg(sabotage)]
         if crate::sabotage::is("edge-clock-believed") {
             return;
         }
-        if event.recorded <= self.clock.now().plus_ms(rules.clock_margin_ms / 2) {
+        // By the edge's clock it is that late now.
+        let theirs = event.recorded.0.saturating_add(i64::try_from(age_ms).unwrap_or(i64::MAX));
+        if theirs <= self.clock.now().plus_ms(rules.clock_margin_ms / 2).0 {
             return;
         }
         for change in &mut event.changes {

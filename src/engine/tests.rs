@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::decision::NoSink;
 use super::feedback::SendReport;
+use super::inbound::{Inbound, InboundContent};
 use super::record::{RecordAnswer, RecordRequest};
 use super::start::{Parts, Storage};
 use super::*;
@@ -249,4 +250,34 @@ async fn nothing_is_allowed_while_a_backlog_may_hold_an_opt_out() {
     assert_eq!(node.denies(""), None);
     node.engine.replica().set_catching_up(true);
     assert_eq!(node.denies(""), Some(Reason::Unavailable));
+}
+
+/// The person says START, then STOP; the provider delivers the START last, and this node's clock is behind the provider's.
+#[tokio::test]
+async fn a_late_start_does_not_beat_a_stop_where_the_clock_is_behind() {
+    let node = Node::open(Replica::alone());
+    node.opts_in().await;
+    let says = |text: &str, occurred| Inbound {
+        business: BusinessId::new("acme").unwrap(),
+        sender: SenderId::new("Acme").unwrap(),
+        channel: Channel::Sms,
+        identifiers: vec![person()],
+        message_id: format!("of {text}"),
+        content: InboundContent::Text(text.to_owned()),
+        quoted: String::new(),
+        occurred: Some(occurred),
+        language: String::new(),
+        hash: [0; 8],
+    };
+    let begun = node.clock.now();
+    let (start, stop) = (begun.plus_ms(2 * MINUTE_MS), begun.plus_ms(3 * MINUTE_MS));
+    node.clock.advance_ms(SECOND_MS);
+    node.engine.handle_inbound(says("STOP", stop)).await.unwrap();
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+    node.clock.advance_ms(30 * SECOND_MS);
+    node.engine.handle_inbound(says("START", start)).await.unwrap();
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+    node.clock.advance_ms(10 * MINUTE_MS);
+    node.engine.handle_inbound(says("Start", stop.plus_ms(SECOND_MS))).await.unwrap();
+    assert_eq!(node.denies(""), None, "a START after it counts");
 }

@@ -65,11 +65,6 @@ impl Anchors {
         all
     }
 
-    /// Who answered last.
-    pub fn preferred(&self) -> Option<SocketAddr> {
-        self.known.lock().preferred
-    }
-
     pub fn answered(&self, addr: SocketAddr) {
         self.known.lock().preferred = Some(addr);
     }

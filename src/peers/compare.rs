@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,8 @@ pub async fn run(comparing: &Comparing, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(comparing.every) => {}
         }
-        if comparing.engine.replica().is_catching_up() || comparing.engine.is_behind() {
+        let replica = comparing.engine.replica();
+        if replica.is_catching_up() || replica.is_damaged() || comparing.engine.is_behind() {
             continue;
         }
         comparing.anchors.look_up().await;
@@ -105,11 +107,12 @@ impl Comparing {
     /// be believed here. Where there is nobody else to ask, it is believed.
     pub async fn confirm(&self, giver: Option<SocketAddr>) {
         self.readiness.raise(Obstacle::ConfirmingSnapshot);
+        let differs = AtomicBool::new(false);
         let asking = async {
             let mut others = self.anchors.in_turn();
             others.retain(|(addr, _)| Some(*addr) != giver);
             for range in 0..RANGES {
-                if !self.is_confirmed(range, &mut others).await {
+                if !self.is_confirmed(range, &mut others, &differs).await {
                     return false;
                 }
                 self.engine.believe_range(range);
@@ -119,6 +122,7 @@ impl Comparing {
         match tokio::time::timeout(CONFIRMED_WITHIN, asking).await {
             Ok(true) => {}
             Ok(false) => return self.distrust(),
+            Err(_) if differs.load(Ordering::Relaxed) => return self.distrust(),
             Err(_) => {
                 tracing::warn!("other anchors did not confirm all of the snapshot in time");
                 (0..RANGES).for_each(|range| self.engine.believe_range(range));
@@ -127,13 +131,23 @@ impl Comparing {
         self.readiness.clear(Obstacle::ConfirmingSnapshot);
     }
 
-    async fn is_confirmed(&self, range: usize, others: &mut Vec<(SocketAddr, Client)>) -> bool {
+    async fn is_confirmed(
+        &self,
+        range: usize,
+        others: &mut Vec<(SocketAddr, Client)>,
+        differs: &AtomicBool,
+    ) -> bool {
         for _ in 0..CONFIRM_TRIES {
             let mut silent = Vec::new();
             for (addr, client) in others.iter() {
                 match self.once(range, client.clone()).await {
                     Some(Verdict::Equal) => return true,
-                    Some(Verdict::Different) => return !self.still_differs(range, client).await,
+                    Some(Verdict::Different) => {
+                        differs.store(true, Ordering::Relaxed);
+                        let confirmed = !self.still_differs(range, client).await;
+                        differs.store(!confirmed, Ordering::Relaxed);
+                        return confirmed;
+                    }
                     Some(Verdict::Incomparable) => {}
                     None => silent.push(*addr),
                 }
@@ -170,10 +184,13 @@ impl Comparing {
         differs
     }
 
+    /// Compares once; `None`: the other does not answer.
     async fn once(&self, range: usize, mut client: Client) -> Option<Verdict> {
         let engine = self.engine.clone();
         let digest = tokio::task::spawn_blocking(move || engine.range_digest(range)).await.ok()?;
-        let RangeDigest { range, digest, moving, resting } = digest.ok()??;
+        let Some(RangeDigest { range, digest, moving, resting }) = digest.ok()? else {
+            return Some(Verdict::Incomparable);
+        };
         let request = pb::CompareRequest {
             member: Some(self.member.clone()),
             range: range as u32,

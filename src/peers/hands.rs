@@ -171,5 +171,9 @@ pub fn differing(engine: &Engine, events: Events) -> Vec<Relayed> {
     let Events { origin, first, records } = events;
     let held = engine.ledger().ok().map(|ledger| ledger.records_of(origin, first).take(records.len()));
     let held: HashSet<[u8; 32]> = held.into_iter().flatten().flatten().map(|record| record.hash).collect();
-    records.into_iter().filter(|record| !held.contains(&record.hash)).collect()
+    // An edge keeps no records, but what it applied had verified.
+    let applied = engine.edge().and_then(|_| engine.heads().into_iter().find(|(known, _)| *known == origin));
+    let applied = applied.map_or(0, |(_, head)| head.sequence.saturating_add(1).saturating_sub(first));
+    let behind = records.into_iter().skip(usize::try_from(applied).unwrap_or(usize::MAX));
+    behind.filter(|record| !held.contains(&record.hash)).collect()
 }

@@ -111,13 +111,13 @@ enum Failed {
     Engine(#[from] EngineError),
 }
 
-/// Asks the anchors until one gives a snapshot and it is in force, or none will ever: then all events are asked for. `None`: `stop` came first.
+/// Asks the anchors until one gives a snapshot and it is in force, with who gave it; or none will ever: then all events are asked for. `None`: `stop` came first.
 pub async fn obtain(
     engine: &Engine,
     anchors: &Arc<Anchors>,
     member: &pb::Membership,
     stop: &CancellationToken,
-) -> Option<Heads> {
+) -> Option<(Heads, Option<SocketAddr>)> {
     let obtaining = async {
         let mut wait = RETRY;
         loop {
@@ -126,14 +126,14 @@ pub async fn obtain(
                 match from(engine, addr, client, member.clone()).await {
                     Ok(heads) => {
                         anchors.answered(addr);
-                        return heads;
+                        return (heads, Some(addr));
                     }
                     Err(Failed::Call(status))
                         if details_of(&status).reason == ApiError::OtherForm.reason() =>
                     {
                         tracing::warn!(anchor = %addr, text = status.message(), "an anchor gives no snapshot; taking all events instead");
                         match begin_empty(engine).await {
-                            Ok(()) => return Vec::new(),
+                            Ok(()) => return (Vec::new(), None),
                             Err(error) => tracing::error!(%error, "the view cannot be begun"),
                         }
                     }
@@ -146,7 +146,7 @@ pub async fn obtain(
     };
     tokio::select! {
         () = stop.cancelled() => None,
-        heads = obtaining => Some(heads),
+        obtained = obtaining => Some(obtained),
     }
 }
 

@@ -164,6 +164,7 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
         set("optgate_outbox_bytes", waiting.bytes as f64);
     }
     set("optgate_view_behind", truth(engine.is_behind()));
+    set("optgate_ranges_in_doubt", engine.view().doubted() as f64);
     set("optgate_stale", truth(engine.replica().is_stale()));
     set("optgate_catching_up", truth(engine.replica().is_catching_up()));
     set("optgate_members", f64::from(engine.replica().members()));
@@ -216,6 +217,10 @@ fn describe() {
     metrics::describe_counter!(
         "optgate_usage_dropped_total",
         "Chunks of usage that found no room: at the start of their way, at a link, at its end; caps count less"
+    );
+    metrics::describe_gauge!(
+        "optgate_ranges_in_doubt",
+        "Key ranges of the view, of 256, in which nobody is sent to until they are built anew or confirmed"
     );
     metrics::describe_gauge!("optgate_limit_table_entries", "Entries of the limits' tables");
     metrics::describe_gauge!("optgate_limit_table_max", "Entries the limits' tables may have");

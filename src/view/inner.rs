@@ -90,6 +90,8 @@ pub struct Inner {
     pub held: Held,
     /// Shards that differ from other nodes' and are being built anew.
     pub doubted: Box<[AtomicBool]>,
+    /// The next start must not believe what is here.
+    pub unkept: AtomicBool,
     pub usage: Journal,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
@@ -139,6 +141,7 @@ impl Inner {
             shards,
             registry: Registry::default(),
             held: Held::default(),
+            unkept: AtomicBool::new(false),
             doubted: (0..SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
             notes,

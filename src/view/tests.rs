@@ -230,3 +230,21 @@ fn counted(person: &Person) -> u64 {
 fn count_of(view: &View, who: &Identifier) -> u64 {
     counted(&view.get(who).unwrap())
 }
+
+#[test]
+fn a_view_that_lacked_something_is_built_anew_by_the_next_start_even_if_it_was_closed_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { page_cache_mib: 1, record_cache_mib: 1, min_free_mib: 0, ..Config::default() };
+    let open = || View::open(config.clone(), &dir.path().join("view"), LedgerIdentity([7; 16])).unwrap();
+    let (view, opened) = open();
+    assert!(opened.rebuild.is_some());
+    view.rebuild().unwrap().finish(Position::START, |_, _| {}).unwrap();
+    view.close().unwrap();
+    drop(view);
+    let (view, opened) = open();
+    assert_eq!(opened.rebuild, None);
+    view.build_anew_next_time().unwrap();
+    view.close().unwrap();
+    drop(view);
+    assert!(open().1.rebuild.is_some());
+}

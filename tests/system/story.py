@@ -135,7 +135,7 @@ def opting_in_again_needs_the_opt_outs(client):
 
 
 def start_renews(client):
-    said = say(client, "STOP", "wamid.stop-3")
+    said = say(client, "STOP", "wamid.stop-3", occurred_time=at())
     denied(check(client, ANNA, TEMPLATE, mode=PEEK), "OPTED_OUT", "after the next STOP")
     started = say(client, "START", "wamid.start-1", occurred_time=later())
     equal(started.outcome, inbound.INBOUND_OUTCOME_OPT_IN, "the outcome of START")

@@ -1,5 +1,6 @@
 //! Following: a snapshot, then events of anchors, each verified against its origin's chain before it is applied.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::ledger::{Head, RelayError, Relayed};
@@ -17,10 +18,7 @@ impl Engine {
     pub(in crate::engine) fn hold_doubtful(&self, edge: &Edge, event: ConsentEvent) {
         let sequence = edge.doubtful.fetch_add(1, Ordering::Relaxed);
         let id = EventId { origin: OriginId(edge.doubtful_origin), sequence };
-        if let Err(error) = self.inner.view.apply_without_place(id, &event) {
-            self.inner.behind.store(true, Ordering::Release);
-            tracing::error!(%error, "opt-outs could not be applied; nothing is allowed until a restart");
-        }
+        self.inner.view.hold(id, &Arc::new(event));
     }
 
     /// A snapshot is in force that has all up to `heads`.
