@@ -67,8 +67,11 @@ pub async fn run(comparing: &Comparing, stop: CancellationToken) {
                 tracing::error!(range, peer = %addr, "a range of the view differs from a peer's although the same events are applied");
                 if comparing.engine.edge().is_none() {
                     repair(&comparing.engine, range).await;
-                } else if comparing.still_differs(range, &anchors[(range + round) % anchors.len()].1).await {
-                    return comparing.distrust();
+                } else {
+                    let client = &anchors[(range + round) % anchors.len()].1;
+                    if comparing.after_a_while(range, client).await == Verdict::Different {
+                        return comparing.distrust();
+                    }
                 }
             }
             Some(Verdict::Equal) => {
@@ -144,7 +147,7 @@ impl Comparing {
                     Some(Verdict::Equal) => return true,
                     Some(Verdict::Different) => {
                         differs.store(true, Ordering::Relaxed);
-                        let confirmed = !self.still_differs(range, client).await;
+                        let confirmed = self.after_a_while(range, client).await == Verdict::Equal;
                         differs.store(!confirmed, Ordering::Relaxed);
                         return confirmed;
                     }
@@ -168,20 +171,16 @@ impl Comparing {
         self.readiness.raise(Obstacle::TaskEnded("view"));
     }
 
-    /// Whether an anchor that had time to mend its own view still differs.
-    async fn still_differs(&self, range: usize, client: &Client) -> bool {
+    /// What an anchor says that had time to mend its own view: the last that it could tell.
+    async fn after_a_while(&self, range: usize, client: &Client) -> Verdict {
         metrics::counter!("optgate_ranges_different_total").increment(1);
-        let mut differs = true;
         for _ in 0..ASK_AGAIN {
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
-            match self.once(range, client.clone()).await {
-                Some(Verdict::Different) => differs = true,
-                Some(Verdict::Equal) => return false,
-                // Nothing was learnt: this is no reason to give up the view, nor to trust it.
-                Some(Verdict::Incomparable) | None => differs = false,
+            if self.once(range, client.clone()).await == Some(Verdict::Equal) {
+                return Verdict::Equal;
             }
         }
-        differs
+        self.once(range, client.clone()).await.unwrap_or(Verdict::Incomparable)
     }
 
     /// Compares once; `None`: the other does not answer.
