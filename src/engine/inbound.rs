@@ -117,6 +117,26 @@ impl Engine {
     }
 }
 
+/// Where a message stands among the person's messages on its channel, by the provider's clock: an opt-out as late as it may have
+/// been sent, anything else as early, so that neither the order of delivery nor a clock here that is behind lets another win.
+#[derive(Clone, Copy)]
+struct Order {
+    /// Not sent before.
+    no_earlier: Timestamp,
+    /// Not sent after.
+    no_later: Timestamp,
+}
+
+impl Order {
+    fn of(inbound: &Inbound, rules: &Rules, now: Timestamp) -> Self {
+        let latest = now.plus_ms(rules.clock_margin_ms);
+        match inbound.occurred {
+            Some(stated) => Self { no_earlier: stated.min(now), no_later: stated.min(latest) },
+            None => Self { no_earlier: now.minus_ms(rules.clock_margin_ms), no_later: latest },
+        }
+    }
+}
+
 /// What a message means once the person's records are known.
 struct Meaning {
     outcome: InboundOutcome,
@@ -150,6 +170,7 @@ impl Inner {
 
         let now = self.clock.now();
         let at = inbound.occurred.unwrap_or(now).min(now);
+        let order = Order::of(inbound, &rules, now);
         let mark = self.request_mark(business, &format!("inbound\0{}", inbound.message_id), inbound.hash);
         let mark = mark.filter(|_| !inbound.message_id.is_empty());
         // Another message under an id that was used before is no repetition where it opts out.
@@ -161,12 +182,12 @@ impl Inner {
             let answer = self.repeated(taken.event, &people, inbound, &reading.0, now);
             // The first delivery may have ended between its event and its window.
             let reopens = !matches!(answer.outcome, InboundOutcome::OptOut | InboundOutcome::Ambiguous);
-            self.hear(&subjects, inbound, at, reopens)?;
+            self.hear(&subjects, inbound, at, reopens.then_some(order.no_earlier))?;
             return Ok(answer);
         }
         let known = people.known();
         let (outcome, language) = reading;
-        let meaning = self.meaning(&outcome, inbound, &rules, &people, &known, at, now);
+        let meaning = self.meaning(&outcome, inbound, &rules, &people, &known, at, order, now);
 
         let reopens = !matches!(meaning.outcome, InboundOutcome::OptOut | InboundOutcome::Ambiguous);
         let mut event = None;
@@ -189,7 +210,7 @@ impl Inner {
             };
             event = Some(self.append_event(consent_event, &personal, None, &mut turn).await?);
         }
-        self.hear(&subjects, inbound, at, reopens)?;
+        self.hear(&subjects, inbound, at, reopens.then_some(order.no_earlier))?;
         let own = self.view.get(&people.identity.own)?;
         let confirmation = event.and_then(|event| {
             let allowance = own.record.allowance(event)?;
@@ -220,15 +241,15 @@ impl Inner {
         subjects: &[Identifier],
         inbound: &Inbound,
         at: Timestamp,
-        reopens: bool,
+        reopened: Option<Timestamp>,
     ) -> Result<(), EngineError> {
         for subject in subjects {
             self.view.update(subject, |person| {
-                person.usage.heard(inbound.channel, &inbound.sender, at, reopens);
+                person.usage.heard(inbound.channel, &inbound.sender, at, reopened);
                 ((), Touched::Usage)
             })?;
             self.tell_usage(subject, |told| {
-                told.usage.heard(inbound.channel, &inbound.sender, at, reopens);
+                told.usage.heard(inbound.channel, &inbound.sender, at, reopened);
             });
         }
         Ok(())
@@ -300,13 +321,14 @@ impl Inner {
         people: &People,
         known: &[Known<'_>],
         at: Timestamp,
+        order: Order,
         now: Timestamp,
     ) -> Meaning {
         let listed = self.book().rules(inbound.business.as_str()).is_some();
         let channel = inbound.channel;
         match outcome {
             Outcome::OptOut(named) => {
-                let mut changes = vec![opt_out(named, inbound, rules, known, at, now)];
+                let mut changes = vec![opt_out(named, inbound, rules, known, at, order, now)];
                 changes.extend(release_hold(known, channel, at));
                 Meaning {
                     changes,
@@ -315,7 +337,12 @@ impl Inner {
                 }
             }
             Outcome::Ambiguous => Meaning {
-                changes: vec![Change::Hold(Hold { channel, held: true, time: at })],
+                // As late as the provider timed it: a clear reply that was sent before must not end it.
+                changes: vec![Change::Hold(Hold {
+                    channel,
+                    held: true,
+                    time: inbound.occurred.map_or(now, |_| order.no_later),
+                })],
                 ..Meaning::of(InboundOutcome::Ambiguous)
             },
             Outcome::Help => Meaning {
@@ -342,7 +369,7 @@ impl Inner {
                     .and_then(|request| recorder::confirm(request, at, known, rules, now));
                 let renewed = match asked {
                     Some(confirmed) => vec![confirmed],
-                    None => recorder::renew(channel, at, known, rules, now),
+                    None => recorder::renew(channel, order.no_earlier, known, rules, now),
                 };
                 opted_in(renewed.into_iter().map(Change::OptIn).collect(), known, channel, at)
             }
@@ -351,7 +378,7 @@ impl Inner {
                     return Meaning::of(InboundOutcome::None);
                 };
                 let report = program_report(program, inbound, rules, at);
-                let changes = recorder::join_program(&report, channel, at, known, rules, now);
+                let changes = recorder::join_program(&report, channel, order.no_earlier, known, rules, now);
                 let pending = changes.iter().any(|change| matches!(change, Change::Request(_)));
                 let meaning = opted_in(changes, known, channel, at);
                 Meaning {
@@ -409,6 +436,7 @@ fn opt_out(
     rules: &Rules,
     known: &[Known<'_>],
     at: Timestamp,
+    order: Order,
     now: Timestamp,
 ) -> Change {
     let everywhere =
@@ -433,9 +461,7 @@ fn opt_out(
         time: recorder::opt_out_time(Some(at), recorder::Source::Caller, known, rules, now),
         stated: inbound.occurred,
         imported: false,
-        // As the provider timed it, also where this node's clock is behind: cut to that, a STOP would seem to come before a START
-        // that the provider timed earlier. Without the provider's time there is no order of the provider's to go by.
-        inbound: inbound.occurred.map(|time| (inbound.channel, time.min(now.plus_ms(rules.clock_margin_ms)))),
+        inbound: Some((inbound.channel, order.no_later)),
         method: match inbound.content {
             InboundContent::Button { .. } => OptOutMethod::Button,
             _ => OptOutMethod::Keyword,

@@ -252,12 +252,9 @@ async fn nothing_is_allowed_while_a_backlog_may_hold_an_opt_out() {
     assert_eq!(node.denies(""), Some(Reason::Unavailable));
 }
 
-/// The person says START, then STOP; the provider delivers the START last, and this node's clock is behind the provider's.
-#[tokio::test]
-async fn a_late_start_does_not_beat_a_stop_where_the_clock_is_behind() {
-    let node = Node::open(Replica::alone());
-    node.opts_in().await;
-    let says = |text: &str, occurred| Inbound {
+/// A text of the person, as the provider timed it.
+fn message(text: &str, occurred: Timestamp) -> Inbound {
+    Inbound {
         business: BusinessId::new("acme").unwrap(),
         sender: SenderId::new("Acme").unwrap(),
         channel: Channel::Sms,
@@ -268,16 +265,42 @@ async fn a_late_start_does_not_beat_a_stop_where_the_clock_is_behind() {
         occurred: Some(occurred),
         language: String::new(),
         hash: [0; 8],
-    };
+    }
+}
+
+/// The person says START, then STOP; the provider delivers the START last, and this node's clock is behind the provider's.
+#[tokio::test]
+async fn a_late_start_does_not_beat_a_stop_where_the_clock_is_behind() {
+    let node = Node::open(Replica::alone());
+    node.opts_in().await;
     let begun = node.clock.now();
     let (start, stop) = (begun.plus_ms(2 * MINUTE_MS), begun.plus_ms(3 * MINUTE_MS));
     node.clock.advance_ms(SECOND_MS);
-    node.engine.handle_inbound(says("STOP", stop)).await.unwrap();
+    node.engine.handle_inbound(message("STOP", stop)).await.unwrap();
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
     node.clock.advance_ms(30 * SECOND_MS);
-    node.engine.handle_inbound(says("START", start)).await.unwrap();
+    node.engine.handle_inbound(message("START", start)).await.unwrap();
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
     node.clock.advance_ms(10 * MINUTE_MS);
-    node.engine.handle_inbound(says("Start", stop.plus_ms(SECOND_MS))).await.unwrap();
+    node.engine.handle_inbound(message("Start", stop.plus_ms(SECOND_MS))).await.unwrap();
     assert_eq!(node.denies(""), None, "a START after it counts");
+}
+
+/// Without the provider's times the order of delivery says nothing of messages that are close together.
+#[tokio::test]
+async fn without_times_a_start_counts_only_long_after_a_stop() {
+    let node = Node::open(Replica::alone());
+    node.opts_in().await;
+    let says = |text: &str, id: &str| Inbound {
+        occurred: None,
+        message_id: id.to_owned(),
+        ..message(text, node.clock.now())
+    };
+    node.engine.handle_inbound(says("STOP", "1")).await.unwrap();
+    node.clock.advance_ms(6 * MINUTE_MS);
+    node.engine.handle_inbound(says("START", "2")).await.unwrap();
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+    node.clock.advance_ms(6 * MINUTE_MS);
+    node.engine.handle_inbound(says("START", "3")).await.unwrap();
+    assert_eq!(node.denies(""), None);
 }

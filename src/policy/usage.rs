@@ -85,10 +85,9 @@ impl Usage {
         self.windows.iter().find(|window| window.channel == channel && window.sender.as_str() == sender)
     }
 
-    /// Notes a message of the person; `reopens` unless it was an opt-out or ambiguous. One that is not later than the last
-    /// before the provider closed the window opens nothing.
-    pub fn heard(&mut self, channel: Channel, sender: &SenderId, at: Timestamp, reopens: bool) {
-        let reopened = reopens.then_some(at);
+    /// Notes a message of the person. `reopened`: since when it ends what an opt-out did to the window, unless it was an opt-out
+    /// or ambiguous. One that is not later than the last before the provider closed the window opens nothing.
+    pub fn heard(&mut self, channel: Channel, sender: &SenderId, at: Timestamp, reopened: Option<Timestamp>) {
         self.merge_window(&Window { channel, sender: sender.clone(), last: at, reopened });
     }
 

@@ -14,21 +14,25 @@ def live(client, stopped):
     record(client, stopped, opt_out(), request_id="out-1")
 
 
+def give_another_history(scene, cluster, node):
+    """A view of the same length whose history is another: in it, Anna opted out instead of Ben. The node starts with it."""
+    twin = scene.server(PEERS_CONFIG, "twin", args=["--key-file", str(cluster.key)]).start()
+    live(twin.client(), stopped=ANNA)
+    equal(twin.stop(), 0, "exit code of the twin")
+    equal(node.stop(), 0, "exit code of the node to be damaged")
+    shutil.rmtree(node.data / "view")
+    shutil.copytree(twin.data / "view", node.data / "view")
+    node.start()
+    expect(not said(node, "the view is rebuilt"), "the start notices nothing")
+
+
 @test
 def test_peers_damaged_view(scene):
     cluster = Cluster(scene, compare_every="20ms").start()
     first, second, third = cluster.nodes
     live(first.client(), stopped=BEN)
     cluster.converged()
-    # A view of the same length whose history is another: in it, Anna opted out instead of Ben.
-    twin = scene.server(PEERS_CONFIG, "twin", args=["--key-file", str(cluster.key)]).start()
-    live(twin.client(), stopped=ANNA)
-    equal(twin.stop(), 0, "exit code of the twin")
-    equal(first.stop(), 0, "exit code of A")
-    shutil.rmtree(first.data / "view")
-    shutil.copytree(twin.data / "view", first.data / "view")
-    first.start()
-    expect(not said(first, "the view is rebuilt"), "the start notices nothing")
+    give_another_history(scene, cluster, first)
     until("the damage is found", lambda: said(first, "ERROR", "was damaged here"), CONVERGE_S)
     until_answered(first.client(), BEN, UPDATE, "OPTED_OUT", "on A once it is mended")
     until_answered(first.client(), ANNA, UPDATE, "ALLOW", "on A once it is mended")
@@ -48,13 +52,7 @@ def test_edge_of_a_damaged_anchor(scene):
     first, second = cluster.nodes[:2]
     live(first.client(), stopped=BEN)
     cluster.converged()
-    twin = scene.server(PEERS_CONFIG, "twin", args=["--key-file", str(cluster.key)]).start()
-    live(twin.client(), stopped=ANNA)
-    equal(twin.stop(), 0, "exit code of the twin")
-    equal(first.stop(), 0, "exit code of A")
-    shutil.rmtree(first.data / "view")
-    shutil.copytree(twin.data / "view", first.data / "view")
-    first.start()
+    give_another_history(scene, cluster, first)
     second.kill()
     edge = cluster.edge("edge", knows=[0, 1], compare_every="20ms").start()
     second.start()

@@ -92,7 +92,7 @@ async fn one_chunk_more_than_may_wait_drops_the_oldest() {
     while node.engine.usage_dropped() == 0 {
         let mut who = [0; 32];
         who[..8].copy_from_slice(&told.to_le_bytes());
-        let heard = |told: &mut view::Person| told.usage.heard(Channel::Sms, &sender, NOON, true);
+        let heard = |told: &mut view::Person| told.usage.heard(Channel::Sms, &sender, NOON, Some(NOON));
         node.engine.inner.tell_usage(&Identifier(who), heard);
         told += 1;
         assert!(told < 100_000, "nothing is ever dropped");

@@ -102,7 +102,12 @@ fn one_more_than_is_remembered_drops_the_oldest() {
     let old = Spent { event: event(1), time: NOW.minus_ms(1), message: None };
     assert!(!usage.merge_spent(&old), "older than all that is remembered");
     for number in 0..=WINDOWS_MAX as u8 {
-        usage.heard(Channel::Sms, &sender(number), NOW.plus_ms(number.into()), true);
+        usage.heard(
+            Channel::Sms,
+            &sender(number),
+            NOW.plus_ms(number.into()),
+            Some(NOW.plus_ms(number.into())),
+        );
     }
     assert_eq!(usage.windows.len(), WINDOWS_MAX);
     assert!(usage.window(Channel::Sms, "0").is_none());
@@ -121,11 +126,11 @@ fn what_failed_stays_failed_and_the_next_one_counts() {
     usage.spend(event(1), NOW.plus_ms(1));
     assert!(usage.is_spent(event(1)));
 
-    usage.heard(Channel::Sms, &sender(1), NOW, true);
+    usage.heard(Channel::Sms, &sender(1), NOW, Some(NOW));
     usage.close_window(Channel::Sms, "1");
-    usage.heard(Channel::Sms, &sender(1), NOW, true);
+    usage.heard(Channel::Sms, &sender(1), NOW, Some(NOW));
     assert!(usage.window(Channel::Sms, "1").is_none(), "the same message, delivered again");
-    usage.heard(Channel::Sms, &sender(1), NOW.plus_ms(1), true);
+    usage.heard(Channel::Sms, &sender(1), NOW.plus_ms(1), Some(NOW.plus_ms(1)));
     assert!(usage.window(Channel::Sms, "1").is_some());
 
     usage.instruct(Channel::Sms, NOW);
