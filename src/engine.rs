@@ -3,6 +3,7 @@
 //! It knows the policy, the ledger, the view and the limits, and puts them in order. It has never heard of
 //! gRPC, HTTP, command lines or sled.
 
+mod applying;
 pub mod audit;
 pub mod book;
 pub mod check;

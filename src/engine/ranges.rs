@@ -19,8 +19,8 @@ use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::record::Record;
 use crate::view::{Person, View, ViewError};
 
+use super::applying::read_entry;
 use super::error::EngineError;
-use super::start::read_entry;
 use super::{Engine, Inner};
 
 /// How many key ranges there are.

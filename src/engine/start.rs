@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,22 +11,20 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::key::ClusterKey;
 use crate::ledger::disk::Disk;
-use crate::ledger::{self, Applier, Committed, Damage, Head, Ledger, Position};
+use crate::ledger::{self, Damage, Ledger, Position};
 use crate::limits::{self, Limiter};
 use crate::outbox::{self, Outbox};
 use crate::policy::event::LedgerEntry;
-use crate::policy::ids::{EventId, Identifier};
+use crate::policy::ids::EventId;
 use crate::policy::keywords::Lexicon;
 use crate::view::{self, LedgerIdentity, Note, Placed, View, ViewError};
 
+use super::applying::{Applying, read_entry};
 use super::book::Book;
-use super::codec;
 use super::decision::DecisionSink;
 use super::edge::Edge;
-use super::ranges::Ranges;
 use super::replica::Replica;
 use super::stripes::Stripes;
-use super::token::Vector;
 use super::usage::Sharing;
 use super::{Engine, Inner, Log, Phase};
 
@@ -441,103 +439,5 @@ impl Behind {
             view.advance(next);
         }
         Ok(())
-    }
-}
-
-/// An entry; of one that this version cannot read, at least its opt-outs.
-pub(super) fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
-    match codec::decode_entry(payload) {
-        Ok(entry) => Some(entry),
-        Err(fault) => {
-            tracing::error!(event = %id, %fault, "an event cannot be read; its opt-outs are kept");
-            codec::salvage_opt_outs(payload).map(LedgerEntry::Consent)
-        }
-    }
-}
-
-/// Whose records an entry touches.
-pub(super) fn subjects(entry: &LedgerEntry) -> &[Identifier] {
-    match entry {
-        LedgerEntry::Consent(event) => &event.subjects,
-        LedgerEntry::Template(_) | LedgerEntry::Sender(_) | LedgerEntry::Erasure { .. } => &[],
-    }
-}
-
-fn apply(view: &View, appended: ledger::Appended, entry: Option<&LedgerEntry>) -> Result<(), ViewError> {
-    match entry {
-        Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, event)?,
-        Some(LedgerEntry::Template(entry)) => view.put_template(entry.clone()),
-        Some(LedgerEntry::Sender(entry)) => view.put_sender(entry.clone()),
-        Some(LedgerEntry::Erasure { .. }) | None => {}
-    }
-    view.advance(appended.next);
-    Ok(())
-}
-
-/// Applies an entry where no ledger has it, so that there is no place to remember.
-pub(super) fn apply_without_place(view: &View, id: EventId, entry: &LedgerEntry) -> Result<(), ViewError> {
-    match entry {
-        LedgerEntry::Consent(event) => view.apply_without_place(id, event)?,
-        LedgerEntry::Template(entry) => view.put_template(entry.clone()),
-        LedgerEntry::Sender(entry) => view.put_sender(entry.clone()),
-        LedgerEntry::Erasure { .. } => {}
-    }
-    Ok(())
-}
-
-/// Brings new events into the view, on the ledger's writer thread.
-struct Applying {
-    view: std::sync::OnceLock<View>,
-    vector: Arc<Vector>,
-    ranges: Arc<Ranges>,
-    behind: Arc<AtomicBool>,
-    replica: Arc<Replica>,
-}
-
-impl Applying {
-    fn new(replica: Arc<Replica>) -> Self {
-        Self {
-            view: std::sync::OnceLock::new(),
-            vector: Arc::default(),
-            ranges: Arc::default(),
-            behind: Arc::default(),
-            replica,
-        }
-    }
-
-    fn serve(&self, view: View) {
-        // Set once, by `open`; a second view would be a mistake of this file.
-        let _ = self.view.set(view);
-    }
-}
-
-impl Applier for Arc<Applying> {
-    fn on_durable(&mut self, batch: &[Committed]) {
-        let _applying = self.ranges.applying();
-        for committed in batch {
-            let id = committed.appended.id;
-            let entry = read_entry(id, &committed.entry.payload);
-            let subjects = entry.as_ref().map_or(&[][..], subjects);
-            let applied = self.view.get().map(|view| {
-                self.ranges.touch(id, subjects, || {
-                    apply(view, committed.appended, entry.as_ref())?;
-                    self.vector.applied(id);
-                    Ok(())
-                })
-            });
-            match applied {
-                Some(Ok(())) => {
-                    let EventId { origin, sequence } = id;
-                    if committed.own {
-                        self.replica.own_appended(origin, Head { sequence, hash: committed.hash });
-                    }
-                }
-                Some(Err::<_, ViewError>(error)) => {
-                    self.behind.store(true, Ordering::Release);
-                    tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
-                }
-                None => self.behind.store(true, Ordering::Release),
-            }
-        }
     }
 }

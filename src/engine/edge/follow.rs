@@ -9,7 +9,7 @@ use crate::policy::ids::{EventId, OriginId};
 use crate::view::{View, ViewError};
 
 use super::Edge;
-use crate::engine::start::{apply_without_place, read_entry, subjects};
+use crate::engine::applying::{apply_without_place, read_entry, subjects};
 use crate::engine::token::{Token, Vector};
 use crate::engine::{Engine, Inner};
 

@@ -1,0 +1,112 @@
+//! Applying: what the ledger, or at an edge an anchor, has numbered gets into the view.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::ledger::{self, Applier, Committed, Head};
+use crate::policy::event::LedgerEntry;
+use crate::policy::ids::{EventId, Identifier};
+use crate::view::{View, ViewError};
+
+use super::codec;
+use super::ranges::Ranges;
+use super::replica::Replica;
+use super::token::Vector;
+
+/// An entry; of one that this version cannot read, at least its opt-outs.
+pub(super) fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
+    match codec::decode_entry(payload) {
+        Ok(entry) => Some(entry),
+        Err(fault) => {
+            tracing::error!(event = %id, %fault, "an event cannot be read; its opt-outs are kept");
+            codec::salvage_opt_outs(payload).map(LedgerEntry::Consent)
+        }
+    }
+}
+
+/// Whose records an entry touches.
+pub(super) fn subjects(entry: &LedgerEntry) -> &[Identifier] {
+    match entry {
+        LedgerEntry::Consent(event) => &event.subjects,
+        LedgerEntry::Template(_) | LedgerEntry::Sender(_) | LedgerEntry::Erasure { .. } => &[],
+    }
+}
+
+fn apply(view: &View, appended: ledger::Appended, entry: Option<&LedgerEntry>) -> Result<(), ViewError> {
+    match entry {
+        Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, event)?,
+        Some(LedgerEntry::Template(entry)) => view.put_template(entry.clone()),
+        Some(LedgerEntry::Sender(entry)) => view.put_sender(entry.clone()),
+        Some(LedgerEntry::Erasure { .. }) | None => {}
+    }
+    view.advance(appended.next);
+    Ok(())
+}
+
+/// Applies an entry where no ledger has it, so that there is no place to remember.
+pub(super) fn apply_without_place(view: &View, id: EventId, entry: &LedgerEntry) -> Result<(), ViewError> {
+    match entry {
+        LedgerEntry::Consent(event) => view.apply_without_place(id, event)?,
+        LedgerEntry::Template(entry) => view.put_template(entry.clone()),
+        LedgerEntry::Sender(entry) => view.put_sender(entry.clone()),
+        LedgerEntry::Erasure { .. } => {}
+    }
+    Ok(())
+}
+
+/// Brings new events into the view, on the ledger's writer thread.
+pub(super) struct Applying {
+    view: OnceLock<View>,
+    pub(super) vector: Arc<Vector>,
+    pub(super) ranges: Arc<Ranges>,
+    pub(super) behind: Arc<AtomicBool>,
+    replica: Arc<Replica>,
+}
+
+impl Applying {
+    pub(super) fn new(replica: Arc<Replica>) -> Self {
+        Self {
+            view: OnceLock::new(),
+            vector: Arc::default(),
+            ranges: Arc::default(),
+            behind: Arc::default(),
+            replica,
+        }
+    }
+
+    pub(super) fn serve(&self, view: View) {
+        // Set once, by `open`; a second view would be a mistake of this file.
+        let _ = self.view.set(view);
+    }
+}
+
+impl Applier for Arc<Applying> {
+    fn on_durable(&mut self, batch: &[Committed]) {
+        let _applying = self.ranges.applying();
+        for committed in batch {
+            let id = committed.appended.id;
+            let entry = read_entry(id, &committed.entry.payload);
+            let subjects = entry.as_ref().map_or(&[][..], subjects);
+            let applied = self.view.get().map(|view| {
+                self.ranges.touch(id, subjects, || {
+                    apply(view, committed.appended, entry.as_ref())?;
+                    self.vector.applied(id);
+                    Ok(())
+                })
+            });
+            match applied {
+                Some(Ok(())) => {
+                    let EventId { origin, sequence } = id;
+                    if committed.own {
+                        self.replica.own_appended(origin, Head { sequence, hash: committed.hash });
+                    }
+                }
+                Some(Err::<_, ViewError>(error)) => {
+                    self.behind.store(true, Ordering::Release);
+                    tracing::error!(%error, "an event could not be applied; nothing is allowed until a restart");
+                }
+                None => self.behind.store(true, Ordering::Release),
+            }
+        }
+    }
+}
