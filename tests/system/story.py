@@ -92,16 +92,17 @@ def say(client, text, message_id, person=ANNA, **fields):
 
 
 def stop(client):
-    answer = say(client, "STOP", "wamid.stop-1")
+    when = at()
+    answer = say(client, "STOP", "wamid.stop-1", occurred_time=when)
     equal(answer.outcome, inbound.INBOUND_OUTCOME_OPT_OUT, "the outcome of STOP")
     equal(len(answer.events), 1, "the events of STOP")
     expect(answer.confirmation.text, "the confirmation has a text")
     equal(answer.confirmation.about, answer.events[0], "what the confirmation is about")
     expect(answer.confirmation.send_before.seconds > at().seconds, "the confirmation has time left")
-    repeat = say(client, "STOP", "wamid.stop-1")
+    repeat = say(client, "STOP", "wamid.stop-1", occurred_time=when)
     equal(repeat.outcome, inbound.INBOUND_OUTCOME_OPT_OUT, "the outcome of a repeated message_id")
     equal(list(repeat.events), list(answer.events), "the events of a repeated message_id")
-    second = say(client, "stop", "wamid.stop-2")
+    second = say(client, "stop", "wamid.stop-2", occurred_time=at())
     expect(not second.HasField("confirmation"), "a second STOP is not confirmed again")
     return answer.confirmation
 
