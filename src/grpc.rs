@@ -5,6 +5,7 @@
 
 mod connection;
 pub mod convert;
+mod gathered;
 pub mod health;
 pub mod method;
 pub mod reflection;

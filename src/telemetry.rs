@@ -1,5 +1,6 @@
 //! What optgate tells of itself: logs, spans, metrics, the decision log. None of it ever holds an address.
 
+pub mod behind;
 pub mod calls;
 pub mod decisions;
 mod line;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
+use super::gathered::Gathered;
 use super::method::of_path;
 use super::server::Config;
 use super::stack::{Observer, Stack};
@@ -61,7 +62,7 @@ impl<O: Observer> Protocol for Http2<O> {
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
             .max_local_error_reset_streams(Some(ERROR_RESETS_MAX));
-        let handshake = tokio::time::timeout(self.config.handshake, builder.handshake(io));
+        let handshake = tokio::time::timeout(self.config.handshake, builder.handshake(Gathered(io)));
         let connection = tokio::select! {
             () = stop.cancelled() => return,
             shaken = handshake => match shaken {

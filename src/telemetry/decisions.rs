@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use metrics::Counter;
 use parking_lot::{Condvar, Mutex};
 
+use super::behind::Behind;
 use super::line::write_line;
 use super::metrics::Shared;
 use crate::config::{self, OnFull};
@@ -222,6 +223,7 @@ struct Writer {
 struct Open {
     day: i64,
     bytes: u64,
+    behind: Behind,
     file: BufWriter<File>,
 }
 
@@ -273,6 +275,7 @@ impl Writer {
         if let Some(open) = &mut self.open {
             open.bytes += text.len() as u64;
             open.file.write_all(text)?;
+            open.behind.wrote(open.file.get_ref(), open.bytes - open.file.buffer().len() as u64);
         }
         Ok(())
     }
@@ -287,7 +290,8 @@ impl Writer {
             let file = OpenOptions::new().create(true).append(true).open(path)?;
             let bytes = file.metadata()?.len();
             if bytes < FILE_BYTES_MAX {
-                return Ok(Open { day, bytes, file: BufWriter::with_capacity(1 << 16, file) });
+                let file = BufWriter::with_capacity(1 << 16, file);
+                return Ok(Open { day, bytes, behind: Behind::at(bytes), file });
             }
             number += 1;
         }
