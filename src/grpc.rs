@@ -8,6 +8,7 @@ pub mod convert;
 mod gathered;
 pub mod health;
 pub mod method;
+mod quiet;
 pub mod reflection;
 pub mod routes;
 pub mod server;

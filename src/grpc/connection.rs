@@ -20,6 +20,7 @@ use tonic::body::Body;
 
 use super::gathered::Gathered;
 use super::method::of_path;
+use super::quiet::Quiet;
 use super::server::Config;
 use super::stack::{Observer, Stack};
 use super::status::ApiError;
@@ -88,11 +89,12 @@ impl<O: Observer> Http2<O> {
         let mut silent = std::pin::pin!(until_dead(pings, &busy, &self.config));
         let mut stopped = std::pin::pin!(stop.cancelled());
         let mut stopping = false;
+        let quiet = Quiet::new();
         let mut turn = Turn { calls: Vec::with_capacity(CALLS_PER_TURN), answers: BytesMut::new() };
         loop {
             let goes_on = tokio::select! {
                 biased;
-                goes_on = turn.take(&mut connection) => goes_on,
+                goes_on = turn.take(&mut connection, &quiet) => goes_on,
                 () = &mut stopped, if !stopping => {
                     stopping = true;
                     connection.graceful_shutdown();
@@ -112,6 +114,8 @@ impl<O: Observer> Http2<O> {
                 connection.graceful_shutdown();
             }
             busy.store(true, Ordering::Relaxed);
+            // The next turn looks at the connection anyway.
+            quiet.hush();
             for (request, respond) in turn.calls.drain(..) {
                 self.begin(request, respond, &mut turn.answers);
             }
@@ -168,8 +172,8 @@ struct Turn {
 
 impl Turn {
     /// Waits for calls and takes those that are there; `false`: the connection is over.
-    async fn take(&mut self, connection: &mut Connection<impl Io, Bytes>) -> bool {
-        std::future::poll_fn(|context| {
+    async fn take(&mut self, connection: &mut Connection<impl Io, Bytes>, quiet: &Quiet) -> bool {
+        let mut poll = |context: &mut Context<'_>| {
             while self.calls.len() < CALLS_PER_TURN {
                 match connection.poll_accept(context) {
                     Poll::Ready(Some(Ok(call))) => self.calls.push(call),
@@ -182,8 +186,8 @@ impl Turn {
                 }
             }
             if self.calls.is_empty() { Poll::Pending } else { Poll::Ready(true) }
-        })
-        .await
+        };
+        std::future::poll_fn(|context| quiet.poll(context, &mut poll)).await
     }
 }
 

@@ -111,8 +111,7 @@ mod tests {
         let (near, far) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(AtomicUsize::new(0));
         let socket = Gathered(Counted { inner: far, writes: Arc::clone(&writes) });
-        let (client, server) =
-            tokio::join!(h2::client::handshake(near), h2::server::handshake::<_, Bytes>(socket));
+        let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(socket));
         let ((mut sender, connection), mut server) = (client.unwrap(), server.unwrap());
         let client = tokio::spawn(connection);
         let mut answers = Vec::new();
