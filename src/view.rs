@@ -31,6 +31,7 @@ mod bucket;
 mod bytes;
 mod catch_up;
 mod codes;
+mod compact;
 mod drain;
 mod error;
 mod export;

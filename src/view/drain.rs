@@ -23,8 +23,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks after which anything that waits is swept: half a minute. Until then it is in the journal or the ledger; who is
 /// sent to again meanwhile is written once, and a quiet sidecar leaves the processor to its neighbours.
 const SWEEP_AFTER_TICKS: u32 = 120;
-/// Bytes of journal after which a sweep starts: they bound the time that a start needs to read them.
-const SWEEP_AFTER_JOURNAL_BYTES: u64 = 32 * 1024 * 1024;
+/// From this part of the overlay's bound on, a sweep starts: the later, the more often a person who is sent to again is written only once.
+const SWEEP_AFTER_PERCENT: i64 = 65;
+/// Bytes of journal after which it is made short: they bound the time that a start needs to read them.
+const JOURNAL_BYTES_LONG: u64 = 32 * 1024 * 1024;
 /// Bytes of notes after which a checkpoint is asked for.
 const CHECKPOINT_AFTER_BYTES: u64 = 8 * 1024 * 1024;
 /// Journals grow no further while nothing can be drained.
@@ -34,7 +36,7 @@ const BUCKETS_PER_BREATH: usize = 32;
 /// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded.
 const REST: Duration = Duration::from_millis(2);
 /// From this part of its bound on, the overlay is crowded and a sweep does not rest.
-const CROWDED_PERCENT: i64 = 75;
+const CROWDED_PERCENT: i64 = 85;
 /// Breaths after which a sweep writes the journals: they promise to be written every second.
 const BREATHS_PER_FLUSH: u32 = 64;
 
@@ -78,14 +80,27 @@ impl Inner {
         if self.notes.bytes() > CHECKPOINT_AFTER_BYTES {
             self.write_checkpoint_or_say();
         }
+        let is_long = self.usage.bytes() >= JOURNAL_BYTES_LONG;
         let due = ticks >= SWEEP_AFTER_TICKS
-            || self.overlay_percent() >= 50
-            || self.usage.bytes() >= SWEEP_AFTER_JOURNAL_BYTES;
+            || self.overlay_percent() >= SWEEP_AFTER_PERCENT
+            || is_long && !self.may_compact();
+        if is_long && !due {
+            self.compact_or_say();
+        }
         if due {
             // What a failed sweep left is in the overlay and the journal still.
             let _swept_in_full = self.sweep(Pace::Gentle);
         }
         due
+    }
+
+    fn compact_or_say(&self) {
+        match self.compact_usage() {
+            Ok(_) => {}
+            Err(err @ ViewError::Store(_)) => self.degrade(&err),
+            // Until the next try a start reads more than it needs to.
+            Err(err) => tracing::warn!(fault = %err, "the journal of usage could not be made short"),
+        }
     }
 
     /// Finds out whether there is space to write.
@@ -147,6 +162,7 @@ impl Inner {
         stored.position = covered;
         stored.save(&*self.store)?;
         self.note_stored(stored);
+        self.compacted.store(0, Ordering::Relaxed);
         self.narrow_overlay();
         if let Err(err) = self.usage.remove_before(open) {
             // It is tried again after the next sweep; until then a start reads more than it needs to.
@@ -155,7 +171,7 @@ impl Inner {
         Ok(true)
     }
 
-    fn drain_shard(
+    pub(super) fn drain_shard(
         &self,
         stored: &mut Meta,
         shard: usize,

@@ -1,7 +1,7 @@
 //! What all clones of a view share: the shards, the store under them, and what goes on between the two.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -93,6 +93,8 @@ pub struct Inner {
     /// The next start must not believe what is here.
     pub unkept: AtomicBool,
     pub usage: Journal,
+    /// How often the journal of usage was made short since the last sweep.
+    pub compacted: AtomicU32,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
     pub notes_from: AtomicU64,
@@ -144,6 +146,7 @@ impl Inner {
             unkept: AtomicBool::new(false),
             doubted: (0..SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
+            compacted: AtomicU32::new(0),
             notes,
             notes_from: AtomicU64::new(0),
             checkpoint: Mutex::default(),

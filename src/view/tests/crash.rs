@@ -15,7 +15,7 @@ fn run(seed: u64) {
     let mut written = [0; PERSONS as usize];
     let mut counted = [0; PERSONS as usize];
     for step in 0..120 {
-        match dice.below(16) {
+        match dice.below(17) {
             0..4 => {
                 ledger.append(&mut dice, PERSONS);
                 ledger.apply_from(&view, ledger.events.len() - 1);
@@ -26,6 +26,10 @@ fn run(seed: u64) {
             }
             11 => {
                 view.inner.tend(0);
+                written = counted;
+            }
+            16 => {
+                assert!(view.inner.compact_usage().unwrap());
                 written = counted;
             }
             12 | 13 => {
@@ -110,4 +114,81 @@ fn a_store_that_fails_takes_no_more_writes_and_is_rebuilt() {
         // The journal was kept: usage that was never drained for good is there.
         (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 2));
     }
+}
+
+/// Kills the process, its store written out or not, and starts it again.
+fn killed(disk: &Disk, place: &Place, view: View) -> View {
+    drop(view);
+    disk.crash(0);
+    let state = State { ledger: LEDGER, boot: place.boot.clone(), built: true, clean: false };
+    folder::Folder::open(&place.dir()).unwrap().say(&state).unwrap();
+    let (view, found) = place.open();
+    assert_eq!(found.rebuild, None);
+    view
+}
+
+#[test]
+fn a_journal_that_was_made_short_says_the_same() {
+    let disk = Disk::default();
+    let place = Place::new(Some(disk.clone()));
+    let view = place.serving(&Ledger::default());
+    for _ in 0..200 {
+        (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+        view.inner.usage.flush();
+    }
+    let long = view.inner.usage.bytes();
+    assert!(view.inner.compact_usage().unwrap());
+    let short = view.inner.usage.bytes();
+    assert!(short * 20 < long, "{long} to {short} bytes");
+    let view = killed(&disk, &place, view);
+    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 200));
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_anew_stays() {
+    let disk = Disk::default();
+    let place = Place::new(Some(disk.clone()));
+    let view = place.serving(&Ledger::default());
+    (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+    view.inner.usage.flush();
+    // A folder where the new file should be.
+    fs::create_dir(place.dir().join("usage-2.journal")).unwrap();
+    assert!(!view.inner.compact_usage().unwrap());
+    fs::remove_dir(place.dir().join("usage-2.journal")).unwrap();
+    let view = killed(&disk, &place, view);
+    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
+}
+
+#[test]
+fn a_journal_is_made_short_only_so_often_before_a_sweep() {
+    let place = Place::memory();
+    let view = place.serving(&Ledger::default());
+    let mut times = 0;
+    while view.inner.may_compact() {
+        assert!(view.inner.compact_usage().unwrap());
+        times += 1;
+    }
+    assert_eq!(times, 8);
+    count(&view, &person(1)).unwrap();
+    assert!(view.inner.sweep(Pace::Full).unwrap());
+    assert!(view.inner.may_compact());
+}
+
+/// A sweep was cut short: who it came to has left the overlay, and the store has not written it out.
+#[test]
+fn what_left_the_overlay_lasts_before_its_journal_goes() {
+    let disk = Disk::default();
+    let place = Place::new(Some(disk.clone()));
+    let view = place.serving(&Ledger::default());
+    (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+    {
+        let mut stored = view.inner.stored.lock();
+        for shard in 0..SHARDS / 2 {
+            assert!(view.inner.drain_shard(&mut stored, shard, Pace::Full, &mut 0).unwrap());
+        }
+    }
+    assert!(disk.unflushed() > 0);
+    assert!(view.inner.compact_usage().unwrap());
+    let view = killed(&disk, &place, view);
+    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
 }
