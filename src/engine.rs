@@ -9,6 +9,7 @@ pub mod book;
 pub mod check;
 pub mod codec;
 pub mod decision;
+mod distrust;
 pub mod edge;
 pub mod error;
 pub mod feedback;

@@ -64,6 +64,8 @@ pub const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const BATCH_LEN_MAX: usize = 4_096;
 /// How many erasures may wait for the writer.
 pub const ERASE_QUEUE_LEN_MAX: usize = 256;
+/// How many origins may wait for the writer to be closed.
+pub const CLOSINGS_QUEUE_LEN_MAX: usize = 16;
 
 /// The ledger's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,4 +295,6 @@ pub struct Record {
     pub blob: Blob,
     /// The chain hash.
     pub hash: [u8; 32],
+    /// This store numbered it.
+    pub own: bool,
 }

@@ -22,6 +22,8 @@ mod hands;
 mod link;
 mod snapshot;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 use std::sync::Arc;

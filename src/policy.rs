@@ -5,6 +5,7 @@
 pub mod check;
 pub mod consent;
 pub mod describe;
+pub mod distrust;
 pub mod event;
 pub mod evidence;
 pub mod feedback;

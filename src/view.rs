@@ -23,8 +23,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::ledger::Position;
+use crate::policy::distrust::Distrust;
 use crate::policy::event::{ConsentEvent, SenderEntry, TemplateEntry};
-use crate::policy::ids::{EventId, Identifier};
+use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::record::Record;
 
 mod bucket;
@@ -32,6 +33,7 @@ mod bytes;
 mod catch_up;
 mod codes;
 mod compact;
+mod distrusts;
 mod drain;
 mod error;
 mod export;
@@ -272,6 +274,7 @@ impl View {
         let held = self.inner.held.of(who);
         let mut person = self.inner.get(who)?;
         held.over(who, &mut person);
+        self.inner.registry.distrusts.lay_over(&mut person.record);
         Ok(person)
     }
 
@@ -286,7 +289,8 @@ impl View {
     }
 
     /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock: of several
-    /// callers each sees what the one before left. `change` must be short and must not come back to the view.
+    /// callers each sees what the one before left. `change` must be short and must not come back to the view. What lies over the person's
+    /// consent (see [`View::hold`], [`View::put_distrust`]) must not be kept, so `change` may say of usage only that it touched it.
     ///
     /// # Errors
     /// When the store cannot be read, or changes of usage cannot be held: nothing was changed, `change` not called.
@@ -298,6 +302,7 @@ impl View {
         self.inner.require_undoubted(who)?;
         self.inner.update(who, true, |person| {
             self.inner.held.of(who).over(who, person);
+            self.inner.registry.distrusts.lay_over(&mut person.record);
             change(person)
         })
     }
@@ -370,6 +375,18 @@ impl View {
     /// Takes a sender's state of the ledger; the latest time wins.
     pub fn put_sender(&self, entry: SenderEntry) {
         self.inner.registry.put_sender(entry);
+    }
+
+    /// Takes from the ledger that ids of `origin` name more than one event from `from` on. From now on nothing that permits counts under
+    /// them in what is read here. Says whether that is news.
+    pub fn put_distrust(&self, origin: OriginId, from: u64) -> bool {
+        self.inner.registry.distrusts.put(origin, from)
+    }
+
+    /// The origins that are forked.
+    #[must_use]
+    pub fn distrust(&self) -> Arc<Distrust> {
+        self.inner.registry.distrusts.all()
     }
 
     /// The template, if it is registered.

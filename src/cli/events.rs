@@ -24,7 +24,7 @@ pub fn kind_word(kind: Option<&Kind>) -> &'static str {
 }
 
 /// The columns of a flat event: those of [`flat`], in its order.
-pub const COLUMNS: [&str; 57] = [
+pub const COLUMNS: [&str; 58] = [
     "event_id",
     "origin",
     "sequence",
@@ -82,6 +82,7 @@ pub const COLUMNS: [&str; 57] = [
     "rules_version",
     "schema_version",
     "erased",
+    "distrusted",
 ];
 
 /// An event as cells, one for each of [`COLUMNS`]; lists are joined by `;`, what does not apply is empty.
@@ -104,6 +105,7 @@ pub fn flat(event: &v1::ConsentEvent) -> [String; COLUMNS.len()] {
         schema_version,
         covers,
         beats_before_time,
+        distrusted,
     } = event;
     let id = id.clone().unwrap_or_default();
     let v1::Actor { kind: actor_kind, id: actor_id } = actor.clone().unwrap_or_default();
@@ -190,6 +192,7 @@ pub fn flat(event: &v1::ConsentEvent) -> [String; COLUMNS.len()] {
         rules_version.clone(),
         schema_version.clone(),
         erased.to_string(),
+        distrusted.to_string(),
     ]
 }
 
@@ -306,7 +309,7 @@ fn said(kind: Option<&Kind>) -> Said {
 }
 
 /// Columns that an entry of the audit trail already shows in its first line, or that only machines need.
-const IN_FIRST_LINE: [&str; 13] = [
+const IN_FIRST_LINE: [&str; 14] = [
     "origin",
     "sequence",
     "business_id",
@@ -319,6 +322,7 @@ const IN_FIRST_LINE: [&str; 13] = [
     "schema_version",
     "covers",
     "erased",
+    "distrusted",
     "event_id",
 ];
 
@@ -354,6 +358,9 @@ pub fn entry(event: &v1::ConsentEvent) -> String {
     }
     if event.erased {
         lines.row("erased", "the personal fields were overwritten on request");
+    }
+    if event.distrusted {
+        lines.row("forked", "another event has this name too; what permits does not count under it");
     }
     lines.text().to_owned()
 }
@@ -429,5 +436,8 @@ mod tests {
         assert!(!told.contains("erased"), "{told}");
         let erased = entry(&v1::ConsentEvent { erased: true, ..opt_in() });
         assert!(erased.contains("overwritten on request"), "{erased}");
+        assert!(!told.contains("forked"), "{told}");
+        let forked = entry(&v1::ConsentEvent { distrusted: true, ..opt_in() });
+        assert!(forked.contains("another event has this name too"), "{forked}");
     }
 }

@@ -43,6 +43,7 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
         as_of,
         replication,
         outbox,
+        distrusted_origins,
     } = answer;
     let mut lines = Lines::new();
     lines.line(format!("optgate {} is {}", text::clean(version), if *ready { "ready" } else { "not ready" }));
@@ -68,6 +69,14 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
     let low = if *disk_low { ": too little, only opt-outs are written" } else { "" };
     lines.row("disk free", format!("{}{low}", text::bytes(*disk_free_bytes)));
     lines.row("as of", as_of);
+    for v1::DistrustedOrigin { origin, from_sequence } in distrusted_origins {
+        lines.row(
+            "forked",
+            format!(
+                "origin {origin} from {from_sequence} on: two nodes wrote as one; find out which was copied while it ran, and end the copy"
+            ),
+        );
+    }
     if let Some(replication) = replication {
         tell_replication(&mut lines, replication);
     }
@@ -254,9 +263,11 @@ mod tests {
             ledger: Some(v1::LedgerStatus { failed: true, records: 1, ..Default::default() }),
             view: Some(v1::ViewStatus { behind_records: 3, rebuilding: true, ..Default::default() }),
             disk_low: true,
+            distrusted_origins: vec![v1::DistrustedOrigin { origin: "09".repeat(16), from_sequence: 101 }],
             ..Default::default()
         });
         for expected in [
+            "0909 from 101 on: two nodes wrote as one",
             "0.1.0 is not ready",
             "starting",
             "restart optgate",

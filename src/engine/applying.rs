@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::ledger::{self, Applier, Committed, Head};
 use crate::policy::event::LedgerEntry;
-use crate::policy::ids::{EventId, Identifier};
+use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::view::{View, ViewError};
 
 use super::codec;
@@ -28,15 +28,41 @@ pub(super) fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
 pub(super) fn subjects(entry: &LedgerEntry) -> &[Identifier] {
     match entry {
         LedgerEntry::Consent(event) => &event.subjects,
-        LedgerEntry::Template(_) | LedgerEntry::Sender(_) | LedgerEntry::Erasure { .. } => &[],
+        LedgerEntry::Template(_)
+        | LedgerEntry::Sender(_)
+        | LedgerEntry::Erasure { .. }
+        | LedgerEntry::Distrust { .. } => &[],
     }
 }
 
-fn apply(view: &View, appended: ledger::Appended, entry: Option<&LedgerEntry>) -> Result<(), ViewError> {
+/// Takes the news of a fork. Says it aloud, once.
+fn take_distrust(view: &View, replica: &Replica, origin: OriginId, from_sequence: u64) {
+    if !view.put_distrust(origin, from_sequence) {
+        return;
+    }
+    tracing::error!(
+        %origin,
+        from_sequence,
+        "two stores wrote as one origin: opt-ins that this origin numbered from there on do not count until their owner has recorded them \
+         anew, which it does by itself while it runs among peers; find out which running node was copied or set back, as by a snapshot of \
+         its memory, and end the copy"
+    );
+    replica.distrust_moved();
+}
+
+fn apply(
+    view: &View,
+    replica: &Replica,
+    appended: ledger::Appended,
+    entry: Option<&LedgerEntry>,
+) -> Result<(), ViewError> {
     match entry {
         Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, event)?,
         Some(LedgerEntry::Template(entry)) => view.put_template(entry.clone()),
         Some(LedgerEntry::Sender(entry)) => view.put_sender(entry.clone()),
+        Some(LedgerEntry::Distrust { origin, from_sequence, .. }) => {
+            take_distrust(view, replica, *origin, *from_sequence);
+        }
         Some(LedgerEntry::Erasure { .. }) | None => {}
     }
     view.advance(appended.next);
@@ -44,11 +70,19 @@ fn apply(view: &View, appended: ledger::Appended, entry: Option<&LedgerEntry>) -
 }
 
 /// Applies an entry where no ledger has it, so that there is no place to remember.
-pub(super) fn apply_without_place(view: &View, id: EventId, entry: &LedgerEntry) -> Result<(), ViewError> {
+pub(super) fn apply_without_place(
+    view: &View,
+    replica: &Replica,
+    id: EventId,
+    entry: &LedgerEntry,
+) -> Result<(), ViewError> {
     match entry {
         LedgerEntry::Consent(event) => view.apply_without_place(id, event)?,
         LedgerEntry::Template(entry) => view.put_template(entry.clone()),
         LedgerEntry::Sender(entry) => view.put_sender(entry.clone()),
+        LedgerEntry::Distrust { origin, from_sequence, .. } => {
+            take_distrust(view, replica, *origin, *from_sequence);
+        }
         LedgerEntry::Erasure { .. } => {}
     }
     Ok(())
@@ -89,7 +123,7 @@ impl Applier for Arc<Applying> {
             let subjects = entry.as_ref().map_or(&[][..], subjects);
             let applied = self.view.get().map(|view| {
                 self.ranges.touch(id, subjects, || {
-                    apply(view, committed.appended, entry.as_ref())?;
+                    apply(view, &self.replica, committed.appended, entry.as_ref())?;
                     self.vector.applied(id);
                     Ok(())
                 })

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::ledger::{Blob, Position, Record, Records};
 use crate::policy::check::owes_instructions;
+use crate::policy::distrust::Distrust;
 use crate::policy::event::{ConsentEvent, LedgerEntry};
 use crate::policy::evidence::Personal;
 use crate::policy::ids::{EventId, Identifier};
 use crate::policy::state::{self, ScopeState};
 use crate::policy::time::Timestamp;
 use crate::policy::types::Channel;
-use crate::view::Person;
+use crate::view::{Person, View};
 
 use super::codec;
 use super::error::EngineError;
@@ -39,6 +40,8 @@ pub struct AuditEvent {
     pub personal: Option<Personal>,
     /// Whether its personal fields were erased.
     pub erased: bool,
+    /// Whether its name is another event's as well.
+    pub distrusted: bool,
 }
 
 /// A person's consent, as it stands.
@@ -133,7 +136,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::NoHistory`] at an edge.
     pub fn events_from(&self, from: Position) -> Result<Events, EngineError> {
-        Ok(Events { records: self.inner.ledger()?.iter_from(from) })
+        Ok(Events { records: self.inner.ledger()?.iter_from(from), view: self.inner.view.clone() })
     }
 
     /// The keyed hash of an address and of its other written forms.
@@ -160,6 +163,8 @@ impl Engine {
             .map_err(|fault| EngineError::field("business_id", fault.to_string()))?;
         let identity = Identity::of(&inner.key, business, recipient);
         let subject = identity.own;
+        // The person's turn: what is recorded anew with its evidence is in the trail before or finds it erased.
+        let _turn = inner.stripes.lock(&[subject]).await;
         let person = inner.view.get(&subject)?;
         let erasing = Arc::clone(&inner);
         let task = tokio::task::spawn_blocking(move || {
@@ -189,11 +194,11 @@ impl Engine {
 
 impl Inner {
     fn read_event(&self, at: Position) -> Result<AuditEvent, EngineError> {
-        audit_event(self.ledger()?.read_at(at)?)
+        audit_event(self.ledger()?.read_at(at)?, &self.view.distrust())
     }
 }
 
-fn audit_event(record: Record) -> Result<AuditEvent, EngineError> {
+fn audit_event(record: Record, distrust: &Distrust) -> Result<AuditEvent, EngineError> {
     let damaged = |what: String| EngineError::NotFound(format!("event {}: {what}", record.appended.id));
     let entry = codec::decode_entry(&record.payload).map_err(|fault| damaged(fault.to_string()))?;
     let personal = match &record.blob {
@@ -209,12 +214,14 @@ fn audit_event(record: Record) -> Result<AuditEvent, EngineError> {
         entry,
         personal,
         erased: record.blob == Blob::Erased,
+        distrusted: distrust.doubts(record.appended.id),
     })
 }
 
 /// The ledger's events in order.
 pub struct Events {
     records: Records,
+    view: View,
 }
 
 impl Iterator for Events {
@@ -222,7 +229,7 @@ impl Iterator for Events {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.records.next()? {
-            Ok(record) => Some(audit_event(record)),
+            Ok(record) => Some(audit_event(record, &self.view.distrust())),
             // The reader skips what is damaged; the caller hears of it once.
             Err(error) => Some(Err(error.into())),
         }

@@ -119,7 +119,7 @@ impl Inner {
             return Ok(Step::Done(RowOutcome::Sound));
         }
         let personal = personal_of(row, &recorded);
-        let event = ConsentEvent {
+        let mut event = ConsentEvent {
             business: row.business.clone(),
             subjects: vec![subject],
             recorded: now,
@@ -127,6 +127,7 @@ impl Inner {
             rules_version: book.version().to_owned(),
             changes: recorded.changes,
         };
+        self.come_after_forks(&mut event);
         let entry = Entry {
             payload: codec::encode_entry(&LedgerEntry::Consent(event)),
             blob: (!personal.is_empty()).then(|| codec::encode_personal(&personal)),

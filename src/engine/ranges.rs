@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sha2::{Digest as _, Sha256};
 
-use crate::ledger::Position;
+use crate::ledger::{Head, Position};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::record::Record;
@@ -21,7 +21,7 @@ use crate::view::{Person, View, ViewError};
 
 use super::applying::read_entry;
 use super::error::EngineError;
-use super::{Engine, Inner};
+use super::{Engine, Inner, Log};
 
 /// How many key ranges there are.
 pub const RANGES: usize = View::SHARDS;
@@ -143,9 +143,13 @@ impl Ranges {
     }
 }
 
-/// A hash of how far origins are applied, but for those in `moving`.
-fn resting(vector: &Applied, moving: &[OriginId]) -> [u8; 32] {
+/// A hash of how far origins are applied, but for those in `moving`, and of which records of `forked` ones: as far is not the same there.
+fn resting(vector: &Applied, moving: &[OriginId], forked: &[(OriginId, Head)]) -> [u8; 32] {
     let mut hash = Sha256::new();
+    for (origin, head) in forked {
+        hash.update(origin.0);
+        hash.update(head.hash);
+    }
     for (origin, sequence) in vector.iter().filter(|(origin, _)| moving.binary_search(origin).is_err()) {
         hash.update(origin.0);
         hash.update(sequence.to_le_bytes());
@@ -166,6 +170,21 @@ fn digest_of(who: &Identifier, mut person: Person) -> Option<[u8; 32]> {
 }
 
 impl Inner {
+    /// The last record held of each forked origin.
+    fn forked(&self) -> Vec<(OriginId, Head)> {
+        let distrust = self.view.distrust();
+        if distrust.is_empty() {
+            return Vec::new();
+        }
+        let mut heads = match &self.log {
+            Log::Ledger(ledger) => ledger.vector(),
+            Log::Edge(edge) => edge.heads(),
+        };
+        heads.retain(|(origin, _)| distrust.begins_at(*origin).is_some());
+        heads.sort_unstable_by_key(|(origin, _)| *origin);
+        heads
+    }
+
     fn digest(&self, range: usize) -> Result<Option<(RangeDigest, Applied)>, ViewError> {
         // What an anchor is building anew is neither what it was nor what it will be. An edge has all in doubt until it has asked.
         if self.edge().is_none() && self.view.is_doubted(range) {
@@ -183,7 +202,7 @@ impl Inner {
                 ControlFlow::Continue(())
             })?;
             if self.ranges.still(range) == Some(before) {
-                let resting = resting(&vector, &moving);
+                let resting = resting(&vector, &moving, &self.forked());
                 let moving = moving
                     .into_iter()
                     .map(|origin| (origin, vector.get(&origin).copied().unwrap_or(0)))
@@ -218,7 +237,7 @@ impl Engine {
         let mut moving: Vec<OriginId> = theirs.moving.iter().map(|(origin, _)| *origin).collect();
         moving.sort_unstable();
         let held = |origin: OriginId| vector.get(&origin).copied().unwrap_or(0);
-        let same_events = resting(&vector, &moving) == theirs.resting
+        let same_events = resting(&vector, &moving, &inner.forked()) == theirs.resting
             && theirs.moving.iter().all(|(origin, sequence)| {
                 let held = held(*origin);
                 held >= *sequence && inner.ranges.left_alone(theirs.range, *origin, *sequence, held)

@@ -139,6 +139,10 @@ impl Engine {
             self.hold_doubtful(edge, event);
             return Ok(None);
         }
+        // Their sender sends them again after each restart. What cannot be read is recorded, perhaps once more.
+        if self.inner.is_recorded(&event, &self.distrusted()).unwrap_or(false) {
+            return Ok(None);
+        }
         let mut turn = Turn::default();
         Ok(Some(self.inner.append_event(event, &Personal::default(), None, &mut turn).await?))
     }
@@ -368,6 +372,7 @@ impl Inner {
         turn: &mut Turn,
     ) -> Result<EventId, EngineError> {
         self.leave_out_doubtful_times(&mut event);
+        self.come_after_forks(&mut event);
         let ledger = match &self.log {
             Log::Ledger(ledger) => ledger,
             Log::Edge(edge) => {

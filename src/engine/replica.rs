@@ -39,6 +39,7 @@ pub struct Replica {
     /// The last own event of each origin of this run that is applied here, until the replication side has heard of it.
     own: Mutex<FxHashMap<OriginId, Head>>,
     own_moved: Notify,
+    distrust_moved: Notify,
 }
 
 impl Replica {
@@ -68,6 +69,7 @@ impl Replica {
             replicated: watch::Sender::new(None),
             own: Mutex::default(),
             own_moved: Notify::new(),
+            distrust_moved: Notify::new(),
         }
     }
 
@@ -153,6 +155,16 @@ impl Replica {
     /// Waits for an own event that was not taken.
     pub async fn own_moved(&self) {
         self.own_moved.notified().await;
+    }
+
+    /// An origin turned out to be forked.
+    pub fn distrust_moved(&self) {
+        self.distrust_moved.notify_one();
+    }
+
+    /// Waits until an origin turns out to be forked.
+    pub async fn await_distrust(&self) {
+        self.distrust_moved.notified().await;
     }
 
     /// Own events of `origin` up to `sequence` are on the disks of a majority of the anchors.

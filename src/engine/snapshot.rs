@@ -33,7 +33,7 @@ pub enum Part {
     Heads(Vec<(OriginId, Head)>),
     /// Persons, each as the view encodes it.
     Persons(Vec<(Identifier, Vec<u8>)>),
-    /// Templates and senders, as the ledger has them.
+    /// Templates, senders and forked origins, as the ledger has them.
     Entries(Vec<Vec<u8>>),
 }
 
@@ -56,8 +56,15 @@ impl Engine {
         let (templates, senders) = inner.view.entries();
         let templates = templates.iter().map(|entry| LedgerEntry::Template((**entry).clone()));
         let senders = senders.iter().map(|entry| LedgerEntry::Sender((**entry).clone()));
+        let recorded = inner.clock.now();
+        let distrust = inner.view.distrust();
+        let forks = distrust.iter().map(|(origin, from_sequence)| LedgerEntry::Distrust {
+            origin,
+            from_sequence,
+            recorded,
+        });
         let entries: Vec<Vec<u8>> =
-            templates.chain(senders).map(|entry| codec::encode_entry(&entry)).collect();
+            templates.chain(senders).chain(forks).map(|entry| codec::encode_entry(&entry)).collect();
         for entries in entries.chunks(ITEMS_PER_PART_MAX) {
             if each(Part::Entries(entries.to_vec())).is_break() {
                 return Ok(());
@@ -168,10 +175,13 @@ impl Loading {
                     match codec::decode_entry(&entry) {
                         Ok(LedgerEntry::Template(entry)) => self.rebuilder.template(entry),
                         Ok(LedgerEntry::Sender(entry)) => self.rebuilder.sender(entry),
+                        Ok(LedgerEntry::Distrust { origin, from_sequence, .. }) => {
+                            self.rebuilder.distrust(origin, from_sequence);
+                        }
                         Ok(LedgerEntry::Consent(_) | LedgerEntry::Erasure { .. }) | Err(_) => {
                             return Err(EngineError::field(
                                 "entries",
-                                "hold what is neither template nor sender",
+                                "hold what is no template, sender or forked origin",
                             ));
                         }
                     }

@@ -374,6 +374,9 @@ fn rebuild(ledger: &Ledger, view: &View) -> Result<u64, StartError> {
             Some(LedgerEntry::Consent(event)) => rebuilder.event(appended.position, appended.id, &event)?,
             Some(LedgerEntry::Template(entry)) => rebuilder.template(entry),
             Some(LedgerEntry::Sender(entry)) => rebuilder.sender(entry),
+            Some(LedgerEntry::Distrust { origin, from_sequence, .. }) => {
+                rebuilder.distrust(origin, from_sequence);
+            }
             Some(LedgerEntry::Erasure { .. }) | None => {}
         }
         count += 1;
@@ -424,6 +427,9 @@ impl Behind {
             }
             Some(LedgerEntry::Template(entry)) => view.put_template(entry),
             Some(LedgerEntry::Sender(entry)) => view.put_sender(entry),
+            Some(LedgerEntry::Distrust { origin, from_sequence, .. }) => {
+                view.put_distrust(origin, from_sequence);
+            }
             Some(LedgerEntry::Erasure { .. }) | None => {}
         }
         self.next = Some(appended.next);

@@ -59,6 +59,9 @@ impl Inner {
             Ok(LedgerEntry::Erasure { .. }) => {
                 Err(EngineError::field("payload", "is an erasure, which only who has a ledger can carry out"))
             }
+            Ok(LedgerEntry::Distrust { .. }) => {
+                Err(EngineError::field("payload", "is a distrust, which only who has a ledger can find out"))
+            }
             // A newer edge's: its opt-outs at least can be told.
             Err(fault) => match codec::salvage_opt_outs(&payload) {
                 Some(event) => self.number_consent(event, blob, age_ms).await,

@@ -24,6 +24,7 @@ use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod, Reaso
 use crate::{ledger, limits, view};
 
 mod edges;
+pub(crate) mod forks;
 mod ranges;
 mod usage;
 
@@ -66,9 +67,13 @@ fn opt_out(stated: Timestamp) -> Report {
 impl Node {
     pub(crate) fn open(replica: Replica) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap());
+        Self::with_ledger(dir, disk, replica)
+    }
+
+    fn with_ledger(dir: TempDir, disk: Arc<dyn ledger::disk::Disk>, replica: Replica) -> Self {
         let small = ledger::Config::default();
         let small = ledger::Config { segment_mib: 4, opt_out_reserve_mib: 1, min_free_mib: 0, ..small };
-        let disk = Arc::new(RealDisk::new(&dir.path().join("ledger")).unwrap());
         Self::on(dir, Storage::Ledger { disk, config: small }, replica)
     }
 
@@ -145,11 +150,15 @@ impl Node {
 
     /// Why a promotion may not be sent; `None`: it may.
     fn denies(&self, request_id: &str) -> Option<Reason> {
+        self.denies_to(person(), request_id)
+    }
+
+    fn denies_to(&self, recipient: Address, request_id: &str) -> Option<Reason> {
         let request = CheckRequest {
             request_id: request_id.to_owned(),
             business: "acme".to_owned(),
             sender: "Acme".to_owned(),
-            recipient: Ok(person()),
+            recipient: Ok(recipient),
             channel: Channel::Sms,
             content: RequestedContent::Message { category: None, topic: Some(offers()) },
             about: None,

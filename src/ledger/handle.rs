@@ -137,6 +137,17 @@ impl Ledger {
         answer.recv().unwrap_or_else(|_| Err(writer_gone().into()))
     }
 
+    /// Numbers nothing more as `origin`, if it is one of this run's: whatever is appended after the answer has come gets another origin, and
+    /// everything numbered before is durable and applied. Says whether it was one of this run's.
+    ///
+    /// # Errors
+    /// [`AppendError::Busy`], [`AppendError::Failed`], [`AppendError::Closed`].
+    pub async fn close_origin(&self, origin: OriginId) -> Result<bool, AppendError> {
+        let (closed, answer) = oneshot::channel();
+        self.exchange.close_origin(origin, closed)?;
+        answer.await.unwrap_or_else(|_| Err(writer_gone()))
+    }
+
     /// A reader that can be cloned and moved to other threads.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.shared))

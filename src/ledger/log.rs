@@ -236,6 +236,27 @@ impl Log {
         close_segment(&*active.file, &active.name, footer, active.seed)
     }
 
+    /// Numbers nothing more as `origin`: what is appended next mints another, chained to it. Says whether it was one of this run's.
+    pub(crate) fn close_origin(&mut self, origin: OriginId) -> bool {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("forked-origin-goes-on") {
+            return false;
+        }
+        let mut closed = false;
+        for current in [&mut self.own, &mut self.bulk] {
+            if let Some(last) = current.take_if(|(known, _)| *known == origin) {
+                self.previous_own = Some(last);
+                closed = true;
+            }
+        }
+        if closed {
+            // A copy of this process has the same randomness in stock, and would mint the same origin again.
+            self.salts = Salts::new();
+            self.shared.table.write().own = self.own.map(|(origin, _)| origin);
+        }
+        closed
+    }
+
     /// Closes the log in order.
     pub(crate) fn close(&mut self) -> Result<(), Failure> {
         match self.active.take() {

@@ -10,13 +10,15 @@ use tokio::sync::{oneshot, watch};
 
 use super::commit::Incoming;
 use super::{
-    AppendError, Appended, BATCH_BYTES_MAX, BATCH_LEN_MAX, ERASE_QUEUE_LEN_MAX, EraseError,
-    PRIORITY_QUEUE_LEN_MAX, Position, QUEUE_BYTES_MAX, QUEUE_LEN_MAX, RELAY_QUEUE_BYTES_MAX,
+    AppendError, Appended, BATCH_BYTES_MAX, BATCH_LEN_MAX, CLOSINGS_QUEUE_LEN_MAX, ERASE_QUEUE_LEN_MAX,
+    EraseError, PRIORITY_QUEUE_LEN_MAX, Position, QUEUE_BYTES_MAX, QUEUE_LEN_MAX, RELAY_QUEUE_BYTES_MAX,
     RELAY_QUEUE_LEN_MAX, RelayError, Relaying, State,
 };
 use crate::policy::ids::OriginId;
 
 pub(super) type Erased = mpsc::SyncSender<Result<(), EraseError>>;
+/// Who waits to hear whether an origin was one of this run's and is closed.
+pub(super) type OriginClosed = oneshot::Sender<Result<bool, AppendError>>;
 
 /// What a record costs beside its payload and blob, at most.
 const RECORD_OVERHEAD: usize = 256;
@@ -65,6 +67,7 @@ struct Queue {
     /// How many of each origin wait in the ordinary lane: no later one may overtake them.
     relayed_waiting: BTreeMap<OriginId, usize>,
     erasures: VecDeque<(Position, Erased)>,
+    closings: Vec<(OriginId, OriginClosed)>,
     state: State,
     closing: bool,
 }
@@ -82,6 +85,8 @@ pub(super) struct Work {
     pub(super) entries: Vec<Incoming>,
     pub(super) answers: Vec<Answer>,
     pub(super) erasures: VecDeque<(Position, Erased)>,
+    /// Origins to be closed before anything is written.
+    pub(super) closings: Vec<(OriginId, OriginClosed)>,
     pub(super) done: bool,
     bytes: usize,
 }
@@ -145,6 +150,7 @@ impl Exchange {
             relayed_priority: Lane::new(RELAY_QUEUE_LEN_MAX, RELAY_QUEUE_BYTES_MAX),
             relayed_waiting: BTreeMap::new(),
             erasures: VecDeque::new(),
+            closings: Vec::new(),
             state: State::Running,
             closing: false,
         };
@@ -177,6 +183,18 @@ impl Exchange {
         Ok(())
     }
 
+    pub(super) fn close_origin(&self, origin: OriginId, closed: OriginClosed) -> Result<(), AppendError> {
+        let mut queue = self.queue.lock();
+        queue.check()?;
+        if queue.closings.len() >= CLOSINGS_QUEUE_LEN_MAX {
+            return Err(AppendError::Busy);
+        }
+        queue.closings.push((origin, closed));
+        drop(queue);
+        self.work.notify_one();
+        Ok(())
+    }
+
     /// Lets the writer finish what waits, and no more.
     pub(super) fn finish(&self) {
         self.queue.lock().closing = true;
@@ -197,6 +215,7 @@ impl Exchange {
             entries: Vec::new(),
             answers: Vec::new(),
             erasures: std::mem::take(&mut queue.erasures),
+            closings: std::mem::take(&mut queue.closings),
             done: queue.is_empty() && queue.closing,
             bytes: 0,
         };
@@ -218,6 +237,9 @@ impl Exchange {
         queue.relayed_waiting.clear();
         for (_, erased) in queue.erasures.drain(..) {
             let _ = erased.send(Err(why.clone().into()));
+        }
+        for (_, closed) in queue.closings.drain(..) {
+            let _ = closed.send(Err(why.clone()));
         }
     }
 }
@@ -284,7 +306,7 @@ impl Queue {
     }
 
     fn is_empty(&self) -> bool {
-        self.len() == 0 && self.erasures.is_empty()
+        self.len() == 0 && self.erasures.is_empty() && self.closings.is_empty()
     }
 
     fn check(&self) -> Result<(), AppendError> {

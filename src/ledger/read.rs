@@ -7,7 +7,7 @@ use super::format::{BlobView, RecordView};
 use super::scan::Cursor;
 use super::shared::Shared;
 use super::{Appended, Blob, Damage, Position, ReadError, Record};
-use crate::policy::ids::OriginId;
+use crate::policy::ids::{EventId, OriginId};
 
 mod origin;
 
@@ -34,6 +34,23 @@ impl Reader {
     /// ledger than where they stand.
     pub fn records_of(&self, origin: OriginId, sequence: u64) -> RecordsOf {
         RecordsOf::new(self, origin, sequence)
+    }
+
+    /// What this store itself numbered as `origin` from `sequence` on, in order, in bounded memory. It reads little before that, and on to
+    /// the head of the ledger. Errors tell of what cannot be read, whosever it is.
+    pub fn own_records_of(
+        &self,
+        origin: OriginId,
+        sequence: u64,
+    ) -> impl Iterator<Item = Result<Record, ReadError>> + Send + use<> {
+        let start = self.shared.index.lock().before(EventId { origin, sequence: sequence.max(1) });
+        self.iter_from(start).filter(move |record| match record {
+            Ok(record) => {
+                let id = record.appended.id;
+                record.own && id.origin == origin && id.sequence >= sequence
+            }
+            Err(_) => true,
+        })
     }
 
     /// The record that starts at `position`.
@@ -158,5 +175,6 @@ fn own(view: &RecordView<'_>, segment: u32, offset: u64) -> Record {
             BlobView::Damaged => Blob::Damaged,
         },
         hash: view.hash,
+        own: view.own,
     }
 }

@@ -37,7 +37,11 @@ impl Drop for EndGuard<'_> {
 
 /// One group. False: the ledger has failed.
 fn step(log: &mut Log, exchange: &Exchange, applier: &mut dyn Applier, work: Work) -> bool {
-    let Work { entries, answers, erasures, .. } = work;
+    let Work { entries, answers, erasures, closings, .. } = work;
+    for (origin, closed) in closings {
+        // What is written from here on is another origin's; what was written before is applied.
+        let _ = closed.send(Ok(log.close_origin(origin)));
+    }
     if !entries.is_empty() {
         let verdicts = match log.commit(entries) {
             Ok(verdicts) => verdicts,

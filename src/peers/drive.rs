@@ -36,6 +36,8 @@ const ANSWERS_WAITING_MAX: usize = 256;
 const WORK_WAITING_MAX: usize = 2_048;
 /// The most clocks of peers that are remembered.
 const CLOCKS_MAX: usize = 1_024;
+/// How long to wait after events could not be recorded anew.
+const ANEW_RETRY: Duration = Duration::from_secs(1);
 /// The most records that did not verify whose opt-outs are remembered as kept, so that each is kept once.
 const DOUBTFUL_MAX: usize = 10_000;
 
@@ -100,6 +102,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     let (inputs, mut answers) = mpsc::channel(ANSWERS_WAITING_MAX);
     let (to_store, storing) = mpsc::channel(WORK_WAITING_MAX);
     let storer = tokio::spawn(store_in_order(engine.clone(), storing, inputs.clone()));
+    let anew = tokio::spawn(record_anew(engine.clone(), stop.clone()));
     let mut node = Node {
         usage: Usage::start(&engine, &inputs),
         carrier: Streams::new(shared.links.clone(), incoming),
@@ -138,6 +141,8 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     drop((node, answers));
     // Ends once its queue is dropped and what waits is on disk or refused.
     let _ = storer.await;
+    // Ends as this does.
+    let _ = anew.await;
 }
 
 fn input_of(incoming: Incoming) -> Input {
@@ -311,9 +316,20 @@ impl Node {
             }
             Note::NeverWritten { origin, sequence, instance } => {
                 tracing::error!(%origin, sequence, peer = %instance, "a peer holds events of this run that it never wrote; find out who did");
+                // What is numbered next would be a second event under a name that is taken.
+                let (engine, inputs, origin) = (self.engine.clone(), self.inputs.clone(), *origin);
+                tokio::spawn(async move {
+                    match engine.close_origin(origin).await {
+                        // Fails only once the node stops.
+                        Ok(_) => drop(inputs.send(Input::OwnClosed { origin }).await),
+                        Err(error) => {
+                            tracing::error!(%error, %origin, "an origin that another node writes as cannot be closed");
+                        }
+                    }
+                });
             }
             Note::Forked { origin, sequence, .. } => {
-                tracing::error!(%origin, sequence, "one event has two hashes: two stores wrote as one origin; find out which");
+                tracing::error!(%origin, sequence, "one event has two hashes: two stores wrote as one origin; find out which. Where they parted is looked for");
             }
         }
     }
@@ -335,9 +351,18 @@ async fn store_in_order(engine: Engine, mut work: mpsc::Receiver<Work>, inputs: 
                 (Input::Stored { ticket, outcome }, doubtful)
             }
             Work::KeepApart { ticket, events } => {
-                let engine = engine.clone();
-                let differing = tokio::task::spawn_blocking(move || hands::differing(&engine, events)).await;
-                (Input::KeptApart { ticket, kept: differing.is_ok() }, differing.unwrap_or_default())
+                let (origin, reader) = (events.origin, engine.clone());
+                let looking = tokio::task::spawn_blocking(move || {
+                    let fork = reader.fork_in(origin, events.first, &events.records);
+                    (fork, hands::differing(&reader, events))
+                });
+                let looked = looking.await;
+                let mut kept = looked.is_ok();
+                let (fork, differing) = looked.unwrap_or_default();
+                if let Some(sequence) = fork {
+                    kept &= distrust(&engine, origin, sequence).await;
+                }
+                (Input::KeptApart { ticket, kept }, differing)
             }
         };
         for doubtful in doubtful {
@@ -348,6 +373,36 @@ async fn store_in_order(engine: Engine, mut work: mpsc::Receiver<Work>, inputs: 
         }
         // Fails only once the node stops; what is on its way to the disk is waited for all the same.
         let _ = inputs.send(answer).await;
+    }
+}
+
+/// Two records are proven to bear the name of `origin` and `sequence`. Says whether that is known for good.
+async fn distrust(engine: &Engine, origin: OriginId, sequence: u64) -> bool {
+    match engine.distrust(origin, sequence).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::error!(%error, %origin, sequence, "that an origin is forked could not be recorded; it is tried again");
+            false
+        }
+    }
+}
+
+/// Records anew what this store wrote under names that turn out to be shared, also what an earlier run did not come to.
+async fn record_anew(engine: Engine, stop: CancellationToken) {
+    let work = async {
+        loop {
+            match engine.record_anew().await {
+                Ok(_) => engine.replica().await_distrust().await,
+                Err(error) => {
+                    tracing::warn!(%error, "events whose names are shared cannot be recorded anew now; it is tried again");
+                    tokio::time::sleep(ANEW_RETRY).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
     }
 }
 

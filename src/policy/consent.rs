@@ -27,6 +27,16 @@ impl Covers {
         }
     }
 
+    /// Covers no more of `origin` than up to `highest`.
+    pub fn lower(&mut self, origin: OriginId, highest: u64) {
+        if let Ok(at) = self.0.binary_search_by_key(&origin, |(known, _)| *known) {
+            self.0[at].1 = self.0[at].1.min(highest);
+            if self.0[at].1 == 0 {
+                self.0.remove(at);
+            }
+        }
+    }
+
     /// Covers all that `other` covers as well.
     pub fn join(&mut self, other: &Self) {
         for id in other.iter() {

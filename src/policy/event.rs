@@ -2,7 +2,7 @@
 //! names a person in clear. Evidence, texts and actors travel beside them, erasable.
 
 use super::consent::Covers;
-use super::ids::{BusinessId, EventId, Identifier, SenderId};
+use super::ids::{BusinessId, EventId, Identifier, OriginId, SenderId};
 use super::time::Timestamp;
 use super::types::{
     Category, Channel, ConsentType, EvidenceGrade, InvalidateCause, OptInMethod, OptOutMethod, Quality,
@@ -220,5 +220,14 @@ pub enum LedgerEntry {
         recorded: Timestamp,
         /// How many events lost their personal fields.
         events: u64,
+    },
+    /// An origin was forked: two stores wrote as one.
+    Distrust {
+        /// The origin.
+        origin: OriginId,
+        /// From this sequence on its ids name more than one event.
+        from_sequence: u64,
+        /// When that was found out.
+        recorded: Timestamp,
     },
 }

@@ -63,6 +63,9 @@ pub struct Record {
     pub allowances: Vec<Allowance>,
     /// Requests already taken, in the order of their keys.
     pub taken: Vec<Taken>,
+    /// Opt-ins that do not count, since their ids name more than one event. Never kept: [`lay_over`](super::distrust::Distrust::lay_over)
+    /// sets them aside whenever the record is read, so that an opt-out recorded then still comes after them.
+    pub set_aside: Vec<OptIn>,
 }
 
 /// How long the confirmation of an opt-in and the answer to HELP may be sent.

@@ -1,6 +1,7 @@
 //! How a report becomes an event: the recorder fixes the times and covers that the merge rests on.
 
 use super::consent::{Covers, Mark};
+use super::distrust;
 use super::event::{Change, Hold, Invalidate, OptIn, OptOut, Preference, Request};
 use super::ids::EventId;
 use super::report::{
@@ -198,8 +199,7 @@ pub fn opt_out_time(
     known
         .iter()
         .filter(|known| known.relation != Relation::Alias)
-        .flat_map(|known| &known.record.cells)
-        .flat_map(|(_, cell)| &cell.opt_ins)
+        .flat_map(|known| distrust::every_opt_in(known.record))
         .filter(|opt_in| !(opt_in.imported && source == Source::Import))
         .map(|opt_in| opt_in.before.map_or(opt_in.occurred, |before| before.max(opt_in.occurred)))
         .fold(time, Timestamp::max)

@@ -270,6 +270,9 @@ pub(crate) fn ledger_entry() -> impl Strategy<Value = LedgerEntry> {
                 LedgerEntry::Erasure { business, subject, recorded, events }
             }
         ),
+        1 => (origin(), any::<u64>(), time()).prop_map(|(origin, from_sequence, recorded)| {
+            LedgerEntry::Distrust { origin, from_sequence, recorded }
+        }),
     ]
 }
 

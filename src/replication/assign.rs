@@ -118,6 +118,14 @@ impl Intake {
         true
     }
 
+    /// What did not verify of `origin` gets another chance.
+    pub(super) fn pardon(&mut self, origin: OriginId) {
+        if let Some(slot) = self.slots.get_mut(&origin) {
+            slot.refused.clear();
+        }
+        self.refused = self.slots.values().flat_map(|slot| slot.refused.keys().copied()).collect();
+    }
+
     /// The peer at `link` holds `origin` up to `told`; here it is held up to `held`.
     pub(super) fn choose(
         &mut self,

@@ -122,6 +122,7 @@ impl Machine {
                 }
                 self.advance(origin, head);
             }
+            Input::OwnClosed { origin } => self.own_closed(origin, now),
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome, now),
             Input::KeptApart { ticket, kept } => self.kept_apart(ticket, kept, now),
             Input::Read { ticket, records } => self.read(ticket, records, now),

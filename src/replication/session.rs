@@ -170,6 +170,14 @@ impl Session {
         }
     }
 
+    /// What the peer sends of `origin` gets another chance to verify.
+    pub(super) fn pardon(&mut self, origin: OriginId) {
+        if let Some(told) = self.told.get_mut(&origin) {
+            told.refused = false;
+        }
+        self.apart_due.remove(&origin);
+    }
+
     /// Ask not to be sent `origin`, once.
     pub(super) fn skip(&mut self, origin: OriginId) {
         self.wants.remove(&origin);

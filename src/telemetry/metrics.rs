@@ -165,6 +165,7 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
     }
     set("optgate_view_behind", truth(engine.is_behind()));
     set("optgate_ranges_in_doubt", engine.view().doubted() as f64);
+    set("optgate_distrusted_origins", engine.distrusted().iter().len() as f64);
     set("optgate_stale", truth(engine.replica().is_stale()));
     set("optgate_catching_up", truth(engine.replica().is_catching_up()));
     set("optgate_members", f64::from(engine.replica().members()));
@@ -212,6 +213,10 @@ fn describe() {
     metrics::describe_gauge!(
         "optgate_catching_up",
         "1 while what the anchors held at the start is not applied here"
+    );
+    metrics::describe_gauge!(
+        "optgate_distrusted_origins",
+        "Origins that were forked, whose opt-ins do not count until they are recorded anew"
     );
     metrics::describe_gauge!("optgate_members", "Nodes that share rates, this one included");
     metrics::describe_counter!(

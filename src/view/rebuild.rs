@@ -19,7 +19,7 @@ use super::meta::Meta;
 use super::record::Person;
 use crate::ledger::Position;
 use crate::policy::event::{ConsentEvent, SenderEntry, TemplateEntry};
-use crate::policy::ids::{EventId, Identifier};
+use crate::policy::ids::{EventId, Identifier, OriginId};
 
 /// A shard's pieces are spilled once they have this many bytes.
 const BLOCK_BYTES: usize = 32 * 1024;
@@ -78,6 +78,11 @@ impl Rebuilder {
     /// Takes a sender's state.
     pub fn sender(&mut self, entry: SenderEntry) {
         self.view.inner.registry.put_sender(entry);
+    }
+
+    /// Takes that an origin is forked.
+    pub fn distrust(&mut self, origin: OriginId, from: u64) {
+        self.view.inner.registry.distrusts.put(origin, from);
     }
 
     /// Loads what was taken; reading the ledger goes on at `next`. From then on the view answers.

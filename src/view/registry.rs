@@ -1,4 +1,4 @@
-//! Templates and senders: few, all in memory, written to the store beside the persons.
+//! Templates, senders and forked origins: few, all in memory, written to the store beside the persons.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 
 use super::bytes::{Damage, Reader, Writer};
 use super::codes::Code;
+use super::distrusts::Distrusts;
 use super::error::{StoreError, ViewError};
 use super::store::Store;
 use crate::policy::event::{SenderEntry, TemplateEntry};
@@ -21,6 +22,7 @@ const SENDER: u8 = b's';
 #[derive(Default)]
 pub struct Registry {
     inner: RwLock<Inner>,
+    pub distrusts: Distrusts,
 }
 
 #[derive(Default)]
@@ -87,12 +89,14 @@ impl Registry {
             Err(err) => damage = Err(err),
         })?;
         *self.inner.write() = inner;
-        Ok(damage?)
+        damage?;
+        self.distrusts.load(store)
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
         *self.inner.write() = Inner::default();
+        self.distrusts.clear();
     }
 
     /// Takes an entry. The latest time wins; of two at the same moment the one whose bytes are greater, so that the
@@ -137,7 +141,7 @@ impl Registry {
     /// Whether the store lacks something.
     pub fn is_dirty(&self) -> bool {
         let inner = self.inner.read();
-        !inner.dirty_templates.is_empty() || !inner.dirty_senders.is_empty()
+        !inner.dirty_templates.is_empty() || !inner.dirty_senders.is_empty() || self.distrusts.is_dirty()
     }
 
     /// Writes what the store lacks.
@@ -154,7 +158,7 @@ impl Registry {
             let key = store_key(SENDER, &[entry.business.as_str(), entry.sender.as_str()]);
             store.insert(&key, &put_sender(entry))?;
         }
-        Ok(())
+        self.distrusts.drain(store)
     }
 }
 
@@ -282,6 +286,9 @@ mod tests {
             let put = |registry: &Registry, entry: &LedgerEntry| match entry {
                 LedgerEntry::Template(entry) => registry.put_template(entry.clone()),
                 LedgerEntry::Sender(entry) => registry.put_sender(entry.clone()),
+                LedgerEntry::Distrust { origin, from_sequence, .. } => {
+                    registry.distrusts.put(*origin, *from_sequence);
+                }
                 LedgerEntry::Consent(_) | LedgerEntry::Erasure { .. } => {}
             };
             let (forth, back) = (Registry::default(), Registry::default());
@@ -294,6 +301,7 @@ mod tests {
             read.load(&disk.store()).unwrap();
             for other in [&back, &read] {
                 prop_assert_eq!(&forth.inner.read().businesses, &other.inner.read().businesses);
+                prop_assert_eq!(forth.distrusts.all(), other.distrusts.all());
             }
             for entry in &entries {
                 if let LedgerEntry::Template(entry) = entry {

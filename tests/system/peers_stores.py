@@ -176,6 +176,7 @@ def test_peers_restored_backup(scene):
     verified(cluster.nodes)
     for node in cluster.nodes:
         expect(not said(node, "two hashes"), "no fork")
+        expect(not status(node).distrusted_origins, "no origin is forked")
     print(f"       {asked} checks of opted-out people while it came back, answered {sorted(seen)}", flush=True)
 
 
@@ -211,6 +212,7 @@ def test_peers_copied_store(scene):
             wanted = "OPTED_OUT" if i < 20 else "ALLOW"
             equal(reason_of(check(client, who, UPDATE, mode=PEEK)), wanted, f"person {i} on {node.folder.name}")
         expect(not said(node, "two hashes"), f"no fork on {node.folder.name}")
+        expect(not status(node).distrusted_origins, f"no origin is forked on {node.folder.name}")
     origins = [{e.event.origin for who in people[i:20:2] for e in trail(client, who)[1:]} for i in (0, 1)]
     expect(not origins[0] & origins[1], "the copy writes as an origin of its own")
     until("the nodes say that a store was copied", lambda: said(first, "copies of one data directory"))

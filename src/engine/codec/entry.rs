@@ -43,6 +43,11 @@ pub fn encode_entry(entry: &LedgerEntry) -> Vec<u8> {
             recorded_ms: recorded.0,
             events: *events,
         }),
+        LedgerEntry::Distrust { origin, from_sequence, recorded } => Entry::Distrust(pb::Distrust {
+            origin: origin.0.to_vec(),
+            from_sequence: *from_sequence,
+            recorded_ms: recorded.0,
+        }),
     };
     pb::LedgerEntry { entry: Some(entry), needs_reader: 0 }.encode_to_vec()
 }
@@ -91,6 +96,13 @@ pub fn decode_entry(bytes: &[u8]) -> Result<LedgerEntry, PayloadFault> {
                 subject: Identifier(read_bytes(&subject, "subject")?),
                 recorded: Timestamp(recorded_ms),
                 events,
+            })
+        }
+        Some(Entry::Distrust(pb::Distrust { origin, from_sequence, recorded_ms })) => {
+            Ok(LedgerEntry::Distrust {
+                origin: OriginId(read_bytes(&origin, "origin")?),
+                from_sequence,
+                recorded: Timestamp(recorded_ms),
             })
         }
         None => Err(PayloadFault::Unknown { field: "entry" }),

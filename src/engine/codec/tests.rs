@@ -243,6 +243,7 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
                 events: 3,
             },
         ),
+        ("distrust", LedgerEntry::Distrust { origin: OriginId([6; 16]), from_sequence: 101, recorded: NOW }),
     ]
 }
 

@@ -73,7 +73,7 @@ impl Inner {
         let entry = read_entry(id, payload);
         let applied = self.ranges.touch(id, entry.as_ref().map_or(&[][..], subjects), || {
             if let Some(entry) = &entry {
-                apply_without_place(&self.view, id, entry)?;
+                apply_without_place(&self.view, &self.replica, id, entry)?;
             }
             self.vector.applied(id);
             Ok::<_, ViewError>(())

@@ -3,6 +3,7 @@
 use crate::engine::audit::AuditEvent;
 use crate::pb::v1;
 use crate::policy::consent::Covers;
+use crate::policy::distrust::is_mark;
 use crate::policy::event::{Change, ConsentEvent};
 use crate::policy::evidence::{Evidence, ImportSource, Personal};
 use crate::policy::time::Timestamp;
@@ -62,6 +63,7 @@ fn entry(
         schema_version: SCHEMA_VERSION.to_owned(),
         covers: Vec::new(),
         beats_before_time: None,
+        distrusted: event.distrusted,
     }
 }
 
@@ -76,8 +78,13 @@ fn pb_actor(actor: &str) -> Option<v1::Actor> {
     Some(v1::Actor { kind: kind.unwrap_or(v1::ActorKind::Unspecified).into(), id: id.to_owned() })
 }
 
+/// The events that an opt-in covers. That it is recorded in the knowledge of a fork is no event.
+fn named(covers: &Covers) -> impl Iterator<Item = v1::EventId> {
+    covers.iter().filter(|id| !is_mark(*id)).map(pb_event_id)
+}
+
 fn describe_merge(change: &Change, entry: &mut v1::ConsentEvent) {
-    let covers = |covers: &Covers| covers.iter().map(pb_event_id).collect();
+    let covers = |covers: &Covers| named(covers).collect();
     match change {
         Change::OptIn(opt_in) => {
             entry.covers = covers(&opt_in.covers);
@@ -118,7 +125,7 @@ fn pb_change(
                 categories,
                 evidence: Some(pb_evidence(opt_in.method, evidence)),
                 consent_type: words::pb_consent_type(opt_in.consent_type).into(),
-                supersedes: opt_in.covers.iter().map(pb_event_id).collect(),
+                supersedes: named(&opt_in.covers).collect(),
                 expire_time: opt_in.expire.map(pb_timestamp),
                 confirms: opt_in.confirms.map(pb_event_id),
             });

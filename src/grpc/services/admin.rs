@@ -15,6 +15,7 @@ use crate::ledger;
 use crate::pb::v1;
 use crate::pb::v1::admin_service_server::AdminService;
 use crate::peers;
+use crate::policy::distrust::Distrust;
 use crate::policy::ids::{BusinessId, EventId};
 use crate::policy::time::Timestamp;
 use crate::readiness::Readiness;
@@ -214,6 +215,7 @@ impl AdminService for Admin {
             as_of: self.engine.as_of().to_string(),
             replication: self.host.peers().map(|report| pb_replication(&self.engine, report)),
             outbox: self.engine.edge().map(pb_outbox),
+            distrusted_origins: pb_distrust(&self.engine.distrusted()),
         }))
     }
 
@@ -235,6 +237,13 @@ fn pb_outbox(edge: &Edge) -> v1::OutboxStatus {
         size_bytes: waiting.bytes as u64,
         failed: edge.failed().is_some(),
     }
+}
+
+fn pb_distrust(distrust: &Distrust) -> Vec<v1::DistrustedOrigin> {
+    let origins = distrust.iter();
+    origins
+        .map(|(origin, from_sequence)| v1::DistrustedOrigin { origin: origin.to_string(), from_sequence })
+        .collect()
 }
 
 fn origin_status(origin: crate::policy::ids::OriginId, head: ledger::Head) -> v1::OriginStatus {
@@ -354,6 +363,14 @@ mod tests {
             last_error: "the peer closed it".into(),
         };
         assert_eq!(pb_peer(report), told);
+    }
+
+    #[test]
+    fn forked_origins_are_named() {
+        let mut distrust = Distrust::default();
+        distrust.add(OriginId([9; 16]), 101);
+        let told = v1::DistrustedOrigin { origin: "09".repeat(16), from_sequence: 101 };
+        assert_eq!(pb_distrust(&distrust), [told]);
     }
 
     #[test]

@@ -133,6 +133,23 @@ impl Machine {
         self.settle(link);
     }
 
+    /// `origin` is no longer this run's: what others hold of it is taken as any other's, if it verifies after all.
+    pub(super) fn own_closed(&mut self, origin: OriginId, now: Now) {
+        if !self.own.remove(&origin) {
+            return;
+        }
+        self.own_last = self.own_last.filter(|last| *last != origin);
+        self.intake.pardon(origin);
+        let links: Vec<Link> = self.sessions.keys().copied().collect();
+        for link in links {
+            self.on(link, |session| session.pardon(origin));
+            let told = self.sessions.get(&link).map_or(0, |session| session.told(origin));
+            if told > 0 {
+                self.told(link, origin, told, false, now);
+            }
+        }
+    }
+
     /// A link is gone: what was under way to be kept apart is asked for again by the next.
     pub(super) fn apart_gone(&mut self, run: Run) {
         self.intake.apart_again(run);

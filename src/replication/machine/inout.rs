@@ -52,6 +52,11 @@ pub enum Input {
         /// Its last record.
         head: Head,
     },
+    /// Nothing more is numbered as this origin of this run: another store writes as it too.
+    OwnClosed {
+        /// Which.
+        origin: OriginId,
+    },
     /// The answer to [`Effect::Store`].
     Stored {
         /// Which of them.

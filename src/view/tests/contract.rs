@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::policy::event::LedgerEntry;
+use crate::policy::ids::OriginId;
 
 /// Runs every scenario on a place of its own.
 fn view_contract(make: impl Fn() -> Place) {
@@ -285,6 +286,9 @@ fn registry_entries_survive(place: Place) {
                 senders += 1;
                 view.put_sender(entry);
             }
+            LedgerEntry::Distrust { origin, from_sequence, .. } => {
+                view.put_distrust(origin, from_sequence);
+            }
             LedgerEntry::Consent(_) | LedgerEntry::Erasure { .. } => {}
         }
     }
@@ -292,11 +296,14 @@ fn registry_entries_survive(place: Place) {
     let business = last.business.as_str();
     let known = view.template(business, &last.name, &last.language).unwrap();
     let (all, senders) = (view.templates(business), view.senders(business));
+    view.put_distrust(OriginId([9; 16]), 7);
+    let distrust = view.distrust();
     view.close().unwrap();
     drop(view);
     let (view, _) = place.open();
     assert_eq!(view.template(business, &last.name, &last.language), Some(known));
     assert_eq!((view.templates(business), view.senders(business)), (all, senders));
+    assert_eq!(view.distrust(), distrust);
     assert_eq!(view.template(business, "no such", "en"), None);
 }
 

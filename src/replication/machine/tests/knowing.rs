@@ -175,6 +175,31 @@ fn equal_sequences_with_unequal_hashes_are_a_fork() {
     assert!(noted(&effects).contains(&&expected));
 }
 
+/// Set back to an earlier moment of its memory, a node is told more of its own origin than it wrote.
+#[test]
+fn once_an_own_origin_is_closed_the_rest_of_it_is_taken_back() {
+    let mut one = machine(1);
+    let own = origin(8);
+    one.handle(Input::OwnAppended { origin: own, head: head(2) }, at(0));
+    let effects = meet(&mut one, 1, hello(2, vec![entry(8, 3)]), 0);
+    let never = Note::NeverWritten {
+        origin: own,
+        sequence: 3,
+        instance: crate::replication::frame::Instance([2; 16]),
+    };
+    assert!(noted(&effects).contains(&&never));
+    assert_eq!(one.unverified_origins().len(), 1);
+    let from_the_next = Frame::Want { origins: vec![(own, 3)], skip: Vec::new() };
+    assert!(!said(&effects).contains(&&from_the_next));
+    let effects = one.handle(Input::OwnClosed { origin: own }, at(1));
+    assert!(said(&effects).contains(&&from_the_next), "{effects:?}");
+    assert_eq!(one.unverified_origins().len(), 0);
+    let events = Events { origin: own, first: 3, records: vec![record(9)] };
+    let effects = tell(&mut one, 1, Frame::Events(events), 2);
+    store(&mut one, &effects, 3, 2);
+    assert!(one.is_caught_up());
+}
+
 #[test]
 fn caught_up_is_when_all_that_was_told_at_the_hello_is_applied() {
     let mut one = machine(1);
