@@ -150,10 +150,10 @@ impl Node {
 
     /// Why a promotion may not be sent; `None`: it may.
     fn denies(&self, request_id: &str) -> Option<Reason> {
-        self.denies_to(person(), request_id)
+        self.denies_to(person(), request_id, Mode::Enforce)
     }
 
-    fn denies_to(&self, recipient: Address, request_id: &str) -> Option<Reason> {
+    fn denies_to(&self, recipient: Address, request_id: &str, mode: Mode) -> Option<Reason> {
         let request = CheckRequest {
             request_id: request_id.to_owned(),
             business: "acme".to_owned(),
@@ -162,7 +162,7 @@ impl Node {
             channel: Channel::Sms,
             content: RequestedContent::Message { category: None, topic: Some(offers()) },
             about: None,
-            mode: Mode::Enforce,
+            mode,
             explain: false,
             time_zone: None,
             at_least_as_fresh: None,

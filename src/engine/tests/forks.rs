@@ -125,6 +125,11 @@ impl Node {
         self.try_record(who, evidence, Report::OptIn(report), Source::Caller).await.unwrap().event
     }
 
+    /// Why nothing may be sent to a person; `None`: it may. Nothing is consumed by asking.
+    fn peeks(&self, who: u8) -> Option<Reason> {
+        self.denies_to(of_number(who), "", Mode::Peek)
+    }
+
     async fn opts_out_as(&self, who: Address) -> EventId {
         let out = opt_out(self.clock.now());
         self.try_record(who, "out", out, Source::Caller).await.unwrap().event
@@ -225,7 +230,7 @@ async fn copies() -> (Node, Node, OriginId) {
 }
 
 fn denied(node: &Node) -> [Option<Reason>; 5] {
-    PERSONS.map(|who| node.denies_to(of_number(who), ""))
+    PERSONS.map(|who| node.peeks(who))
 }
 
 const OUT: Option<Reason> = Some(Reason::OptedOut);
@@ -254,7 +259,7 @@ async fn both_opt_outs_hold_no_opt_in_and_each_owner_records_its_own_anew() {
         let held = records_of(node, origin).len();
         assert_eq!(node.engine.record_anew().await.unwrap(), 1);
         assert_eq!(node.engine.record_anew().await.unwrap(), 0, "once");
-        assert_eq!(node.denies_to(of_number(who), ""), None);
+        assert_eq!(node.peeks(who), None);
         let trail = node.trail_of(&of_number(who));
         let [(_, true, Some(first)), (anew, false, Some(again))] = &trail[..] else { panic!("{trail:?}") };
         assert_eq!(first, again, "the evidence is carried along");
@@ -284,12 +289,12 @@ async fn a_fork_is_remembered_and_nothing_is_recorded_anew_twice_over_restarts()
     // It ended before it had recorded anything anew. Its view is gone too.
     let one = resumed(one._dir.path(), false);
     assert_eq!(one.engine.distrusted().begins_at(origin), Some(2));
-    assert_eq!(one.denies_to(of_number(OF_ONE), ""), NONE);
+    assert_eq!(one.peeks(OF_ONE), NONE);
     assert_eq!(one.engine.record_anew().await.unwrap(), 1);
     one.engine.close().unwrap();
     let one = resumed(one._dir.path(), false);
     assert_eq!(one.engine.record_anew().await.unwrap(), 0);
-    assert_eq!(one.denies_to(of_number(OF_ONE), ""), None);
+    assert_eq!(one.peeks(OF_ONE), None);
     assert_eq!(one.trail_of(&of_number(OF_ONE)).len(), 2);
 }
 
@@ -299,7 +304,7 @@ async fn what_was_erased_stays_erased() {
     all_meet(&other, &one).await;
     assert_eq!(one.engine.erase_evidence("acme", &of_number(OF_ONE)).await.unwrap(), (1, 0));
     assert_eq!(one.engine.record_anew().await.unwrap(), 1);
-    assert_eq!(one.denies_to(of_number(OF_ONE), ""), None);
+    assert_eq!(one.peeks(OF_ONE), None);
     let ledger = one.engine.ledger().unwrap();
     let person = one.engine.view().get(&one.engine.identity("acme", &of_number(OF_ONE)).own).unwrap();
     let blobs: Vec<Blob> = person.trail.iter().map(|at| ledger.read_at(*at).unwrap().blob).collect();
@@ -313,7 +318,7 @@ async fn a_retry_is_recorded_under_a_name_of_its_own() {
     all_meet(&other, &one).await;
     let again = one.opts_in_as(of_number(OF_ONE), "on a form").await;
     assert_ne!(again.origin, origin);
-    assert_eq!(one.denies_to(of_number(OF_ONE), ""), None);
+    assert_eq!(one.peeks(OF_ONE), None);
     assert_eq!(one.opts_in_as(of_number(OF_ONE), "on a form").await, again);
 }
 
@@ -390,7 +395,7 @@ async fn a_closed_origin_takes_back_what_its_copy_wrote() {
     assert!(set_back.engine.close_origin(shared.origin).await.unwrap());
     assert!(!set_back.engine.close_origin(shared.origin).await.unwrap());
     relay().await.unwrap();
-    assert_eq!(set_back.denies_to(of_number(OF_ONE), ""), None);
+    assert_eq!(set_back.peeks(OF_ONE), None);
     let next = set_back.opts_in_as(of_number(OF_OTHER), "next").await;
     assert!(next.origin != lost.origin && set_back.engine.distrusted().is_empty());
     let entries: Vec<LedgerEntry> = set_back

@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::ledger::{
-    Ack, AppendError, Applier, BATCH_BYTES_MAX, BATCH_LEN_MAX, BLOB_LEN_MAX, Blob, Config, EraseError,
-    Ledger, OpenError, PAYLOAD_LEN_MAX, PRIORITY_QUEUE_LEN_MAX, QUEUE_BYTES_MAX, QUEUE_LEN_MAX, State,
+    Ack, AppendError, Applier, BATCH_BYTES_MAX, BATCH_LEN_MAX, BLOB_LEN_MAX, Blob, CLOSINGS_QUEUE_LEN_MAX,
+    Config, EraseError, Ledger, OpenError, PAYLOAD_LEN_MAX, PRIORITY_QUEUE_LEN_MAX, QUEUE_BYTES_MAX,
+    QUEUE_LEN_MAX, State,
 };
+use crate::policy::ids::{EventId, OriginId};
 
 /// Notes every group and, if told to, stops in it until it is let go.
 struct Notes {
@@ -268,6 +270,57 @@ fn each_run_that_appends_mints_an_origin_and_chains_it_to_the_last() {
     assert_eq!((report.origins.len(), report.records), (3, 9));
 }
 
+#[tokio::test]
+async fn a_closed_origin_is_written_no_more_and_the_next_is_chained_to_it() {
+    let disk = SimDisk::new(13);
+    let (ledger, _) = start(&disk);
+    let id = async |entry: Entry| ledger.append(entry).unwrap().await.unwrap().id;
+    let first = id(entry("first")).await;
+    let row = id(Entry { bulk: true, ..entry("row") }).await;
+    assert!(ledger.close_origin(first.origin).await.unwrap());
+    assert!(!ledger.close_origin(first.origin).await.unwrap(), "it is none of this run's any more");
+    assert_eq!(ledger.own_origin(), None);
+    let next = id(entry("next")).await;
+    assert!(next.origin != first.origin && next.sequence == 1);
+    assert_eq!(
+        id(Entry { bulk: true, ..entry("row") }).await,
+        EventId { sequence: 2, ..row },
+        "others go on"
+    );
+    let head = ledger.vector().into_iter().find(|(origin, _)| *origin == first.origin).unwrap();
+    let record = ledger.records_of(next.origin, 1).next().unwrap().unwrap();
+    assert_eq!(record.parse().unwrap().previous, Some(head));
+    let of_first: Vec<_> = ledger.reader().own_records_of(first.origin, 1).map(Result::unwrap).collect();
+    assert_eq!(of_first.iter().map(|record| record.appended.id).collect::<Vec<_>>(), [first]);
+    assert_eq!(ledger.reader().own_records_of(first.origin, 2).count(), 0);
+    ledger.close().unwrap();
+    assert_eq!(ledger.close_origin(next.origin).await, Err(AppendError::Closed));
+    let report = crate::ledger::verify::verify(&disk, Some(KEY_CHECK)).unwrap();
+    assert!(report.is_sound(), "{:?}", report.faults);
+}
+
+#[test]
+fn origins_that_wait_to_be_closed_are_bounded() {
+    let disk = SimDisk::new(14);
+    let (ledger, _, go, _) = start_gated(&disk);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut closings: Vec<_> = (0..CLOSINGS_QUEUE_LEN_MAX + 1)
+        .map(|number| Box::pin(ledger.close_origin(OriginId([number as u8; 16]))))
+        .collect();
+    let last = closings.pop().unwrap();
+    assert!(closings.iter_mut().all(|closing| closing.as_mut().poll(&mut context).is_pending()));
+    assert_eq!(pin!(last).poll(&mut context), Poll::Ready(Err(AppendError::Busy)));
+    drop(go);
+    for mut closing in closings {
+        let mut polled = closing.as_mut().poll(&mut context);
+        while polled.is_pending() {
+            std::thread::yield_now();
+            polled = closing.as_mut().poll(&mut context);
+        }
+        assert_eq!(polled, Poll::Ready(Ok(false)));
+    }
+}
+
 #[test]
 fn a_reader_goes_on_when_the_head_has_moved() {
     let disk = SimDisk::new(12);
@@ -380,8 +433,8 @@ fn the_rows_of_imports_are_numbered_apart_in_every_run() {
         assert_ne!(row.origin, own.origin);
         assert_eq!((row.sequence, own.sequence), (1, 1));
         // Whatever lies between, each goes on by itself.
-        assert_eq!(id(bulk("row")), crate::policy::ids::EventId { origin: row.origin, sequence: 2 });
-        assert_eq!(id(entry("own")), crate::policy::ids::EventId { origin: own.origin, sequence: 2 });
+        assert_eq!(id(bulk("row")), EventId { origin: row.origin, sequence: 2 });
+        assert_eq!(id(entry("own")), EventId { origin: own.origin, sequence: 2 });
         assert_eq!(ledger.own_origin(), Some(own.origin));
         origins.extend([row.origin, own.origin]);
         ledger.close().unwrap();
