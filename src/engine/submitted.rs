@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ledger::{Ack, Entry};
-use crate::policy::consent::{Mark, Marks};
-use crate::policy::event::{Change, ConsentEvent, Invalidate, LedgerEntry, OptOut};
+use crate::policy::event::{Change, ConsentEvent, LedgerEntry};
 use crate::policy::ids::EventId;
-use crate::policy::time::Timestamp;
-use crate::policy::types::{InvalidateCause, OptOutMethod, Scope};
+use crate::policy::recorder::late::Late;
 
 use super::codec;
 use super::edge::Numbered;
@@ -128,9 +126,7 @@ impl Inner {
         Ok(self.ledger()?.append(Entry { payload, blob, priority, bulk: false })?)
     }
 
-    /// What `event`, which comes late, must not cover: numbers stand for the order of recording in what an opt-in says it came
-    /// after, and whoever names this event names all that this origin numbered before. So what was recorded here since the event was
-    /// taken in, or might have been, is said once more behind it. That can only deny more.
+    /// What is to be said once more behind `event`, which comes late, of everybody it is about.
     ///
     /// # Errors
     /// When it cannot be told what was recorded.
@@ -140,22 +136,17 @@ impl Inner {
         age_ms: u64,
         numbered: Option<EventId>,
     ) -> Result<Vec<ConsentEvent>, EngineError> {
-        #[cfg(sabotage)]
-        if crate::sabotage::is("late-numbers-cover") {
-            return Ok(Vec::new());
-        }
         // What it is numbered by, or was by an earlier run of this store.
         let origin = numbered.map(|id| id.origin).or_else(|| self.ledger().ok()?.own_origin());
         let Some(origin) = origin.filter(|_| age_ms >= LATE_FROM_MS && event.changes.iter().any(suppresses))
         else {
             return Ok(Vec::new());
         };
-        let upto = numbered.map_or(u64::MAX, |id| id.sequence);
         let book = self.book();
         let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
         let now = self.clock.now();
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-        let since = Timestamp(now.0.saturating_sub(age_ms).saturating_sub(rules.clock_margin_ms));
+        let late = Late::taken_in(origin, numbered, age_ms, rules, now);
         let mut restated = Vec::new();
         let (mut waiting, mut seen) = (event.subjects.clone(), Vec::new());
         while let Some(who) = waiting.pop() {
@@ -165,20 +156,7 @@ impl Inner {
             seen.push(who);
             let record = self.view.get(&who)?.record;
             waiting.extend(&record.links);
-            let is_below = |mark: &Mark| mark.id.origin == origin && mark.id.sequence < upto;
-            // Where another one as late stands beside it, naming the event beats neither; so it is said once more only once.
-            let at_risk = |marks: &Marks, mark: &Mark| {
-                is_below(mark)
-                    && mark.time >= since
-                    && !marks.iter().any(|other| !is_below(other) && other.time >= mark.time)
-            };
-            let mut changes = Vec::new();
-            for (scope, cell) in &record.cells {
-                let outs = cell.outs.iter().filter(|mark| at_risk(&cell.outs, mark));
-                changes.extend(outs.map(|mark| again(scope, mark)));
-                let voids = cell.voids.iter().filter(|mark| at_risk(&cell.voids, mark));
-                changes.extend(voids.map(|mark| void_again(scope, mark)));
-            }
+            let changes = late.said_again(&record);
             if !changes.is_empty() {
                 restated.push(ConsentEvent {
                     business: event.business.clone(),
@@ -212,24 +190,4 @@ impl Inner {
             }
         }
     }
-}
-
-fn again(scope: &Scope, mark: &Mark) -> Change {
-    Change::OptOut(OptOut {
-        scopes: vec![scope.clone()],
-        time: mark.time,
-        stated: None,
-        imported: false,
-        inbound: mark.message,
-        method: OptOutMethod::Unknown,
-        confirm_until: None,
-    })
-}
-
-fn void_again(scope: &Scope, mark: &Mark) -> Change {
-    Change::Invalidate(Invalidate {
-        scopes: vec![scope.clone()],
-        cause: InvalidateCause::EvidenceFalse,
-        time: mark.time,
-    })
 }

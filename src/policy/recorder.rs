@@ -14,6 +14,7 @@ use super::time::{DAY_MS, Timestamp};
 use super::types::{Category, Channel, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope};
 
 mod answers;
+pub mod late;
 
 pub use answers::{confirm, join_program, renew};
 
