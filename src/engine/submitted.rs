@@ -136,17 +136,15 @@ impl Inner {
         age_ms: u64,
         numbered: Option<EventId>,
     ) -> Result<Vec<ConsentEvent>, EngineError> {
-        // What it is numbered by, or was by an earlier run of this store.
-        let origin = numbered.map(|id| id.origin).or_else(|| self.ledger().ok()?.own_origin());
-        let Some(origin) = origin.filter(|_| age_ms >= LATE_FROM_MS && event.changes.iter().any(suppresses))
-        else {
+        if age_ms < LATE_FROM_MS || !event.changes.iter().any(suppresses) {
             return Ok(Vec::new());
-        };
+        }
         let book = self.book();
         let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
         let now = self.clock.now();
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-        let late = Late::taken_in(origin, numbered, age_ms, rules, now);
+        let by = self.ledger()?.own_origin();
+        let Some(late) = Late::taken_in(by, numbered, age_ms, rules, now) else { return Ok(Vec::new()) };
         let mut restated = Vec::new();
         let (mut waiting, mut seen) = (event.subjects.clone(), Vec::new());
         while let Some(who) = waiting.pop() {

@@ -7,6 +7,7 @@ use crate::engine::snapshot::Part;
 use crate::engine::submitted::TakenIn;
 use crate::ledger::RelayError;
 use crate::outbox::Item;
+use crate::policy::ids::EventId;
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -208,13 +209,44 @@ async fn who_names_what_came_late_has_not_named_what_came_after_it() {
     let said = events();
     number(&anchor, &edge, &item).await.unwrap();
     assert_eq!(events(), said, "what was said once more is not said again");
-    let form = OptInReport {
+    let again = opts_in_again(opted_in_again, vec![y]);
+    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
+    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
+    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+}
+
+/// An opt-in again at `occurred`, which names `named`.
+fn opts_in_again(occurred: Timestamp, named: Vec<EventId>) -> Report {
+    Report::OptIn(OptInReport {
         channels: vec![Channel::Sms],
         topics: vec![offers()],
-        supersedes: vec![y],
-        ..opt_in_by_form(opted_in_again)
-    };
-    let refused = anchor.try_record(person(), "O", Report::OptIn(form), Source::Caller).await;
+        supersedes: named,
+        ..opt_in_by_form(occurred)
+    })
+}
+
+/// The order of the person's acts: Y at the edge, Z at another anchor, O, X at the anchor. Z is reported after X, and Y reaches the anchor
+/// last; O names Y and Z.
+#[tokio::test]
+async fn what_another_anchor_recorded_does_not_stand_for_what_came_after() {
+    let (anchor, other, edge) = (Node::open(fresh()), Node::open(fresh()), Node::edge());
+    let nodes = [&anchor, &other, &edge];
+    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
+    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    let begun = edge.clock.now();
+    let item = opts_out_at(&edge).await;
+    pass(9);
+    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
+    pass(1);
+    let stated = begun.plus_ms(MINUTE_MS);
+    let z = other.try_record(person(), "Z", opt_out(stated), Source::Caller).await.unwrap().event;
+    replicate(&other, &anchor).await;
+    pass(20);
+    let y = number(&anchor, &edge, &item).await.unwrap().event;
+    let again = opts_in_again(begun.plus_ms(4 * MINUTE_MS), vec![y, z]);
+    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
     assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
     assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
 }
