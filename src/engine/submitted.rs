@@ -144,7 +144,8 @@ impl Inner {
         let now = self.clock.now();
         let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
         let by = self.ledger()?.own_origin();
-        let Some(late) = Late::taken_in(by, numbered, age_ms, rules, now) else { return Ok(Vec::new()) };
+        let late = Late::taken_in(event, by, numbered, age_ms, rules, now);
+        let Some(late) = late else { return Ok(Vec::new()) };
         let mut restated = Vec::new();
         let (mut waiting, mut seen) = (event.subjects.clone(), Vec::new());
         while let Some(who) = waiting.pop() {

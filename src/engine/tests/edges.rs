@@ -251,6 +251,33 @@ async fn what_another_anchor_recorded_does_not_stand_for_what_came_after() {
     assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
 }
 
+/// The order of the person's acts: Y, O, X. Y is reported to the edge an hour late, and a webhook tells the anchor of X as late, with its
+/// time, before Y reaches the anchor; O names Y.
+#[tokio::test]
+async fn a_webhooks_opt_out_is_said_again_though_it_is_older_than_the_edges_report() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    let nodes = [&anchor, &edge];
+    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
+    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    pass(1);
+    let begun = edge.clock.now();
+    pass(60);
+    let kept = edge.try_record(person(), "Y", opt_out(begun), Source::Caller).await;
+    assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
+    let item = edge.engine.edge().unwrap().next_unsent().await;
+    pass(5);
+    let x = opt_out(begun.plus_ms(10 * MINUTE_MS));
+    anchor.try_record(person(), "X", x, Source::Signed).await.unwrap();
+    pass(5);
+    let y = number(&anchor, &edge, &item).await.unwrap().event;
+    let again = opts_in_again(begun.plus_ms(5 * MINUTE_MS), vec![y]);
+    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
+    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
+    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+}
+
 #[tokio::test]
 async fn tries_without_a_request_id_wait_for_one_item() {
     let edge = Node::edge();

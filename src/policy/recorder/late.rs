@@ -5,7 +5,7 @@
 //! can only deny more.
 
 use crate::policy::consent::{Mark, Marks};
-use crate::policy::event::{Change, Invalidate, OptOut};
+use crate::policy::event::{Change, ConsentEvent, Invalidate, OptOut};
 use crate::policy::ids::{EventId, OriginId};
 use crate::policy::record::Record;
 use crate::policy::rules::{Rules, SpanMs};
@@ -26,10 +26,11 @@ pub struct Late {
 }
 
 impl Late {
-    /// An event that was taken in `age_ms` before `now`, and that `by` is to number, unless it is `numbered`; `None`: nothing was recorded
+    /// `event`, which was taken in `age_ms` before `now`, and that `by` is to number, unless it is `numbered`; `None`: nothing was recorded
     /// that it could cover.
     #[must_use]
     pub fn taken_in(
+        event: &ConsentEvent,
         by: Option<OriginId>,
         numbered: Option<EventId>,
         age_ms: SpanMs,
@@ -37,7 +38,12 @@ impl Late {
         now: Timestamp,
     ) -> Option<Self> {
         let origin = numbered.map(|id| id.origin).or(by)?;
-        let since = now.minus_ms(age_ms).minus_ms(rules.clock_margin_ms);
+        // An opt-in that names it came after the act, which may have been reported late itself; and a signed time counts, however late it is
+        // told.
+        let acted = event.changes.iter().filter_map(acted).fold(now.minus_ms(age_ms), Timestamp::min);
+        #[cfg(sabotage)]
+        let acted = if crate::sabotage::is("late-since-its-report") { now.minus_ms(age_ms) } else { acted };
+        let since = acted.minus_ms(rules.clock_margin_ms);
         Some(Self { origin, sequence: numbered.map(|id| id.sequence), by, since })
     }
 
@@ -75,6 +81,15 @@ impl Late {
         }
         let later_run = self.by.filter(|by| *by != self.origin);
         marks.iter().any(|other| Some(other.id.origin) == later_run && other.time == mark.time)
+    }
+}
+
+/// When the person acted, as early as that may have been.
+fn acted(change: &Change) -> Option<Timestamp> {
+    match change {
+        Change::OptOut(out) => Some(out.stated.map_or(out.time, |stated| stated.min(out.time))),
+        Change::Invalidate(invalidate) => Some(invalidate.time),
+        _ => None,
     }
 }
 
