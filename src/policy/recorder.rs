@@ -342,11 +342,14 @@ fn opt_in_change(
     let margin = if source == Source::Import { IMPORT_MARGIN_MS } else { rules.clock_margin_ms };
     #[cfg(sabotage)]
     let margin = if crate::sabotage::is("no-margin") { 0 } else { margin };
+    let before = occurred.minus_ms(margin);
+    #[cfg(sabotage)]
+    let before = if crate::sabotage::is("before-on-arrival") { now.minus_ms(margin) } else { before };
     Ok(vec![Change::OptIn(OptIn {
         scopes,
         occurred,
         covers,
-        before: Some(occurred.minus_ms(margin)),
+        before: Some(before),
         imported: source == Source::Import,
         expire: expiry(report.expire, occurred, rules),
         consent_type: report.consent_type,

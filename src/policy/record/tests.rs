@@ -1,5 +1,7 @@
 //! The laws of the merge: a record depends on which events were applied, and on nothing else.
 
+mod bounded;
+mod cluster;
 mod exhaustive;
 mod oracle;
 mod scenes;

@@ -1,11 +1,14 @@
 //! What a person does, and what becomes of the reports: the scripts that the worlds play.
 
+use crate::policy::event::Change;
 use crate::policy::ids::{BusinessId, EventId, TopicId};
-use crate::policy::report::{OptInReport, OptOutReport};
+use crate::policy::recorder::{self, Refusal, Source};
+use crate::policy::report::{InvalidateReport, OptInReport, OptOutReport, Report, RequestReport};
 use crate::policy::rules::Rules;
+use crate::policy::standing::Known;
 use crate::policy::strategies::opt_in_by_form;
 use crate::policy::time::{MINUTE_MS, Timestamp};
-use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod};
+use crate::policy::types::{Category, Channel, EvidenceGrade, InvalidateCause, OptOutMethod};
 
 /// The most by which clocks may differ, itself excluded.
 pub(super) const MARGIN_MS: i64 = 5 * MINUTE_MS;
@@ -181,6 +184,86 @@ impl What {
     pub(super) const fn ends_something(self) -> bool {
         let touches = self.touches();
         touches[0] || touches[1] || touches[2] || touches[3]
+    }
+}
+
+/// An act as it is reported: its times by the clocks that tell them, and what its caller looked up.
+#[derive(Clone, Copy)]
+pub(super) struct Reported<'a> {
+    /// When the person acted, by the caller's clock.
+    pub(super) by_caller: Timestamp,
+    /// The same by the provider's.
+    pub(super) by_provider: Timestamp,
+    /// When it arrives, by the recorder's.
+    pub(super) now: Timestamp,
+    /// The opt-outs that an opt-in names.
+    pub(super) named: &'a [EventId],
+    /// The question that a confirmation answers.
+    pub(super) asked: Option<EventId>,
+}
+
+impl Reported<'_> {
+    /// What the recorder makes of it.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub(super) fn changes(
+        self,
+        what: What,
+        known: &[Known<'_>],
+        rules: &Rules,
+    ) -> Result<Vec<Change>, Refusal> {
+        let Self { by_caller, by_provider, now, named, asked } = self;
+        let record = |report: Report, source| {
+            recorder::record(&[report], known, source, rules, now).map(|recorded| recorded.changes)
+        };
+        match what {
+            What::Stop(reach) => record(Report::OptOut(reach.report(by_caller)), Source::Caller),
+            What::MisdatedStop(reach) => record(Report::OptOut(reach.report(Timestamp(0))), Source::Caller),
+            What::SignedStop(reach) => record(Report::OptOut(reach.report(by_provider)), Source::Signed),
+            What::ImportedStop(reach) => record(Report::OptOut(reach.report(by_caller)), Source::Import),
+            What::StopMessage { channel, signed } => {
+                let reach = if channel == Channel::Sms { Reach::Sms } else { Reach::Whatsapp };
+                let source = if signed { Source::Signed } else { Source::Caller };
+                let mut changes = record(Report::OptOut(reach.report(by_provider)), source)?;
+                for change in &mut changes {
+                    if let Change::OptOut(out) = change {
+                        out.inbound = Some((channel, by_provider));
+                    }
+                }
+                Ok(changes)
+            }
+            What::Start(channel) => {
+                let renewed = recorder::renew(channel, by_provider, known, rules, now);
+                Ok(renewed.into_iter().map(Change::OptIn).collect())
+            }
+            What::OptIn { grant, .. } => {
+                record(Report::OptIn(grant.report(by_caller, named.to_vec())), Source::Caller)
+            }
+            What::ImportedOptIn(grant) => {
+                record(Report::OptIn(grant.report(by_caller, Vec::new())), Source::Import)
+            }
+            What::Request(grant) => {
+                let opt_in = grant.report(by_caller, Vec::new());
+                let request = RequestReport { via: Some(Channel::Whatsapp), opt_in, expire: None };
+                record(Report::Request(request), Source::Caller)
+            }
+            What::Confirm => {
+                let confirmed =
+                    asked.and_then(|request| recorder::confirm(request, by_provider, known, rules, now));
+                Ok(confirmed.map(Change::OptIn).into_iter().collect())
+            }
+            What::Void => record(
+                Report::Invalidate(InvalidateReport {
+                    cause: InvalidateCause::EvidenceFalse,
+                    channels: Vec::new(),
+                    topics: Vec::new(),
+                    categories: Vec::new(),
+                    occurred: Some(by_caller),
+                }),
+                Source::Caller,
+            ),
+        }
     }
 }
 

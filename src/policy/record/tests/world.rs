@@ -5,17 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::script::{
-    Act, CALLER, FIRST_NODE, MARGIN_MS, Naming, PROVIDER, Reach, SUBJECTS, Script, What, topic,
+    Act, CALLER, FIRST_NODE, MARGIN_MS, Naming, PROVIDER, Reported, SUBJECTS, Script, What, topic,
 };
 use crate::policy::event::{Change, ConsentEvent};
 use crate::policy::ids::{BusinessId, EventId, Identifier, OriginId, TopicId};
 use crate::policy::record::Record;
-use crate::policy::recorder::{self, Refusal, Source};
-use crate::policy::report::{InvalidateReport, Report, RequestReport};
+use crate::policy::recorder::Refusal;
 use crate::policy::rules::Rules;
 use crate::policy::standing::{self, Known, Relation, Standing, Subject};
 use crate::policy::time::{DAY_MS, Timestamp};
-use crate::policy::types::{Channel, InvalidateCause};
 
 /// The moment at which every script begins.
 const EPOCH_MS: i64 = 1_760_000_000_000;
@@ -182,63 +180,16 @@ impl<'a> World<'a> {
         let by_provider = self.at(PROVIDER, at_ms);
         let mut named = Vec::new();
         let known = [Known { relation: Relation::Own, record: &self.nodes[node].record }];
-        let record = |report: Report, source| {
-            recorder::record(&[report], &known, source, self.rules, now).map(|recorded| recorded.changes)
-        };
-        let recorded = match what {
-            What::Stop(reach) => record(Report::OptOut(reach.report(by_caller)), Source::Caller),
-            What::MisdatedStop(reach) => record(Report::OptOut(reach.report(Timestamp(0))), Source::Caller),
-            What::SignedStop(reach) => record(Report::OptOut(reach.report(by_provider)), Source::Signed),
-            What::ImportedStop(reach) => record(Report::OptOut(reach.report(by_caller)), Source::Import),
-            What::StopMessage { channel, signed } => {
-                let reach = if channel == Channel::Sms { Reach::Sms } else { Reach::Whatsapp };
-                let source = if signed { Source::Signed } else { Source::Caller };
-                record(Report::OptOut(reach.report(by_provider)), source).map(|mut changes| {
-                    for change in &mut changes {
-                        if let Change::OptOut(out) = change {
-                            out.inbound = Some((channel, by_provider));
-                        }
-                    }
-                    changes
-                })
-            }
-            What::Start(channel) => {
-                let renewed = recorder::renew(channel, by_provider, &known, self.rules, now);
-                Ok(renewed.into_iter().map(Change::OptIn).collect())
-            }
-            What::OptIn { grant, naming } => {
-                named = match naming {
-                    Naming::Nothing => Vec::new(),
-                    Naming::WhenActed => self.looked_up.get(&act).cloned().unwrap_or_default(),
-                    Naming::WhenReported => self.honest_names(act, node),
-                };
-                record(Report::OptIn(grant.report(by_caller, named.clone())), Source::Caller)
-            }
-            What::ImportedOptIn(grant) => {
-                record(Report::OptIn(grant.report(by_caller, Vec::new())), Source::Import)
-            }
-            What::Request(grant) => {
-                let opt_in = grant.report(by_caller, Vec::new());
-                let request = RequestReport { via: Some(Channel::Whatsapp), opt_in, expire: None };
-                record(Report::Request(request), Source::Caller)
-            }
-            What::Confirm => {
-                let asked = self.latest_question(node, at_ms);
-                let confirmed = asked
-                    .and_then(|request| recorder::confirm(request, by_provider, &known, self.rules, now));
-                Ok(confirmed.map(Change::OptIn).into_iter().collect())
-            }
-            What::Void => record(
-                Report::Invalidate(InvalidateReport {
-                    cause: InvalidateCause::EvidenceFalse,
-                    channels: Vec::new(),
-                    topics: Vec::new(),
-                    categories: Vec::new(),
-                    occurred: Some(by_caller),
-                }),
-                Source::Caller,
-            ),
-        };
+        if let What::OptIn { naming, .. } = what {
+            named = match naming {
+                Naming::Nothing => Vec::new(),
+                Naming::WhenActed => self.looked_up.get(&act).cloned().unwrap_or_default(),
+                Naming::WhenReported => self.honest_names(act, node),
+            };
+        }
+        let asked = self.latest_question(node, at_ms);
+        let reported = Reported { by_caller, by_provider, now, named: &named, asked };
+        let recorded = reported.changes(what, &known, self.rules);
         let changes = match recorded {
             Ok(changes) => changes,
             Err(refusal) => return self.judge_refusal(act, node, &refusal),
