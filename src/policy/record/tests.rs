@@ -4,6 +4,7 @@ mod bounded;
 mod cluster;
 mod exhaustive;
 mod oracle;
+mod relays;
 mod scenes;
 mod script;
 mod world;
