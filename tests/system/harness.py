@@ -422,10 +422,10 @@ class Scene:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="optgate-"))
         self.servers = []
 
-    def server(self, config=CONFIG, name="server", **options):
+    def server(self, config=CONFIG, name="server", kind=Server, **options):
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        server = Server(folder, config, **options)
+        server = kind(folder, config, **options)
         self.servers.append(server)
         return server
 
