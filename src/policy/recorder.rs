@@ -345,19 +345,59 @@ fn opt_in_change(
     let before = occurred.minus_ms(margin);
     #[cfg(sabotage)]
     let before = if crate::sabotage::is("before-on-arrival") { now.minus_ms(margin) } else { before };
-    Ok(vec![Change::OptIn(OptIn {
-        scopes,
-        occurred,
-        covers,
-        before: Some(before),
-        imported: source == Source::Import,
-        expire: expiry(report.expire, occurred, rules),
-        consent_type: report.consent_type,
-        grade: report::grade(report, rules),
-        method: report.method.unwrap_or(OptInMethod::Other),
-        confirms: None,
-        renews: None,
-    })])
+    let opt_in = |(covers, scopes)| {
+        Change::OptIn(OptIn {
+            scopes,
+            occurred,
+            covers,
+            before: Some(before),
+            imported: source == Source::Import,
+            expire: expiry(report.expire, occurred, rules),
+            consent_type: report.consent_type,
+            grade: report::grade(report, rules),
+            method: report.method.unwrap_or(OptInMethod::Other),
+            confirms: None,
+            renews: None,
+        })
+    };
+    Ok(by_covers(scopes, &covers, before, known, rules).into_iter().map(opt_in).collect())
+}
+
+type BoundScope = (Scope, Option<Category>);
+
+/// The scopes with what the opt-in covers in each.
+///
+/// Where something that an origin numbered is known and ends the opt-in all the same, nothing of that origin is covered: it would be in vain
+/// here, and where that is not known yet it would beat what it did not come after, if a late opt-out was named (see [`late`]).
+fn by_covers(
+    scopes: Vec<BoundScope>,
+    covers: &Covers,
+    before: Timestamp,
+    known: &[Known<'_>],
+    rules: &Rules,
+) -> Vec<(Covers, Vec<BoundScope>)> {
+    let mut grouped: Vec<(Covers, Vec<BoundScope>)> = Vec::new();
+    for (scope, within) in scopes {
+        let here = match scope.channel {
+            Some(channel) if !covers.is_empty() => {
+                let mut subject = state::subject(&scope.purpose, channel, rules);
+                subject.category = within.unwrap_or(subject.category);
+                let against = standing::against(known.iter().copied(), &subject, rules);
+                let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
+                let ends = |mark: &Mark| covers.of(mark.id.origin) < mark.id.sequence && mark.time >= before;
+                let is_vain = |id: &EventId| marks().any(|mark| mark.id.origin == id.origin && ends(mark));
+                covers.iter().filter(|id| !is_vain(id)).collect()
+            }
+            _ => covers.clone(),
+        };
+        #[cfg(sabotage)]
+        let here = if crate::sabotage::is("covers-in-vain") { covers.clone() } else { here };
+        match grouped.iter_mut().find(|(covers, _)| *covers == here) {
+            Some((_, scopes)) => scopes.push((scope, within)),
+            None => grouped.push((here, vec![(scope, within)])),
+        }
+    }
+    grouped
 }
 
 fn expiry(stated: Option<Timestamp>, occurred: Timestamp, rules: &Rules) -> Option<Timestamp> {

@@ -3,7 +3,7 @@
 //! What is gone through, without exception, by the code that serves: `recorder`, `Record` and `standing`.
 //!
 //! - One person acts two to four times: opts out on the web, writes STOP (told by webhook, with a signed time), writes START, opts in
-//!   and names every opt-out that a truthful caller can name by then, or opts in and names none. Every sequence of these is tried in which
+//!   and names every opt-out that a truthful caller can name by then, or opts in and names none, or turns out never to have agreed. Every sequence of these is tried in which
 //!   something is opted in to and something opted out of; in any other nothing can be granted wrongly.
 //! - The reports arrive in every order, at two anchors or at three. Once per world a report comes again at another node, under the same id of
 //!   the request and with the same content, before or after the first event has been relayed there: where it has, the id is known and nothing
@@ -27,13 +27,14 @@
 //! shows in the event that it records it may as well learn later; so the least such knowledge is tried. While clocks are right, acts come before reports within a
 //! stretch without silence: no comparison of the rule tells moments apart that lie within the margin, other than of two acts.
 //!
-//! Left out because they are beyond the bounds: other scopes than one, requests and confirmations, imports, invalidations, misdated
+//! Left out because they are beyond the bounds: other scopes than one, requests and confirmations, imports, misdated
 //! reports, holds (all of these are in [`exhaustive`](super::exhaustive) or [`oracle`](super::oracle)), edges among linked identifiers or with wrong clocks, and two silences.
 //!
 //! A caller tells the truth if it names only opt-outs that the person acted after, and an id stands for all that its origin numbered up to
-//! it. A grant is right if no opt-out known at that node came after the act that granted; and through a link, if none is known at all. Where
-//! an opt-in after all of them was known to the recorder, an earlier one may grant where that one is not known yet. An opt-in
-//! must grant if it names everything known there or came long after it. The counts below show that both happen often.
+//! it, other than what was recorded after an edge had taken in what the id names. A grant is right if nothing known at that node that ends
+//! it came after the act that granted; and through a link, if nothing is known to end it at all. An opt-in must grant if it names
+//! everything known there or came long after it, and nothing known to its recorder came after it. The counts below show that both happen
+//! often.
 
 use super::cluster::{ANCHORS_MAX, Act, Bounds, Explorer, Tally};
 use super::script::{self, Grant, Naming, Reach, What};
@@ -129,6 +130,12 @@ fn an_edge_that_takes_in_one_of_four_acts() {
 fn an_edge_that_is_not_answered() {
     let letters = [STOP, NAMING].map(act);
     assert_meaningful(&explore(&letters, 3, &Bounds { edge_reports: 2, retries: 1, ..BOUNDS }));
+}
+
+#[test]
+fn an_edge_and_what_was_never_agreed_to() {
+    let letters = [STOP, What::Void, NAMING].map(act);
+    assert_meaningful(&explore(&letters, 3, &Bounds { edge_reports: 2, silences: 1, ..BOUNDS }));
 }
 
 #[test]

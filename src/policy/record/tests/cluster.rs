@@ -692,11 +692,7 @@ impl<'a> Explorer<'a> {
                 let through_link = state.get(basis).by != by;
                 let last_word = last_word(state, basis);
                 let mut all = ends.iter().map(|(_, told)| told.act).chain(held.iter().copied());
-                let is_wrong = |end: &usize| {
-                    through_link
-                        || *end > last_word && !self.said_since(state, &state.get(basis).knowing, by, *end)
-                };
-                if let Some(later) = all.find(is_wrong) {
+                if let Some(later) = all.find(|end| through_link || *end > last_word) {
                     let why = if through_link { "through a link, in spite of" } else { "though before" };
                     let act = state.get(basis).act;
                     let wrong = format!(
@@ -725,13 +721,6 @@ impl<'a> Explorer<'a> {
         Ok(())
     }
 
-    /// Whether an opt-in after the act `end` was known at `knowing`: where it was, an earlier one may be recorded that does not name all,
-    /// since the person's last word is an opt-in.
-    fn said_since(&self, state: &State, knowing: &Vector, by: usize, end: usize) -> bool {
-        let opts_in = |told: &Told| matches!(self.acts[told.act].what, What::OptIn { .. });
-        state.events(knowing).any(|(_, told)| told.act > end && told.by == by && opts_in(told))
-    }
-
     /// Whether the event `id` opts in, and both that it came after everything that ends it at `vector` and that it can be shown to: of
     /// each origin it either names all, or came long after all.
     fn is_proven(&self, state: &State, vector: &Vector, by: usize, id: EventId, told: &Told) -> bool {
@@ -753,7 +742,9 @@ impl<'a> Explorer<'a> {
             let mut of_anchor = ends.iter().filter(|(end, _)| anchor_of(*end) == anchor);
             of_anchor.all(|(_, end)| self.is_long_before(state, end, acted_ms))
         };
-        ends.iter().all(|(end, ended)| *end != id && ended.act < told.act)
+        // Nor was anything known to its recorder that came after it: then it was in vain.
+        let known = self.ends(state, &told.knowing, by);
+        ends.iter().chain(&known).all(|(end, ended)| *end != id && ended.act < told.act)
             && (0..ANCHORS_MAX).all(|anchor| all_named(anchor) || all_long_before(anchor))
     }
 

@@ -6,9 +6,14 @@ use proptest::sample::select;
 
 use super::script::{self, Act, Arrival, CLOCKS, Grant, MARGIN_MS, Naming, Reach, Script, What};
 use super::world::{Clocks, World};
-use crate::policy::standing::Standing;
-use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
-use crate::policy::types::Channel;
+use crate::policy::event::{Change, Invalidate, OptOut};
+use crate::policy::ids::{EventId, OriginId};
+use crate::policy::record::Record;
+use crate::policy::recorder::{self, Source};
+use crate::policy::report::Report;
+use crate::policy::standing::{self, Known, Relation, Standing, Subject};
+use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Timestamp};
+use crate::policy::types::{Category, Channel, InvalidateCause, OptOutMethod, Purpose, Scope};
 
 const STOP: What = What::Stop(Reach::Whatsapp);
 const STOP_MESSAGE: What = What::StopMessage { channel: Channel::Whatsapp, signed: false };
@@ -141,6 +146,56 @@ fn an_opt_out_dated_into_the_future_counts_from_its_arrival() {
     let mut world = World::new(&script, &rules, Clocks::Wild);
     world.run().unwrap();
     assert_eq!([world.answers(0, 7 * DAY_MS)[0], world.answers(1, 7 * DAY_MS)[0]], [Standing::Granted; 2]);
+}
+
+/// What an opt-in at `occurred` to offers on both channels, which names `named`, becomes where `record` is known.
+fn recorded(record: &Record, occurred: Timestamp, named: EventId) -> Vec<Change> {
+    let known = [Known { relation: Relation::Own, record }];
+    let report = Report::OptIn(Grant::OffersOnBoth.report(occurred, vec![named]));
+    let now = occurred.plus_ms(HOUR_MS);
+    recorder::record(&[report], &known, Source::Caller, &script::rules(), now).unwrap().changes
+}
+
+/// The person opts out of everything, opts in again, and is then found never to have agreed on WhatsApp. The opt-out came late, so the
+/// finding is said again behind it; the opt-in names the opt-out, and reaches a node that knows of the finding alone.
+#[test]
+fn an_opt_in_in_vain_covers_nothing_that_is_not_known_yet() {
+    let at = |minutes: i64| Timestamp(1_760_000_000_000).plus_ms(minutes * MINUTE_MS);
+    let id = |sequence| EventId { origin: OriginId([1; 16]), sequence };
+    let opt_in_id = EventId { origin: OriginId([2; 16]), sequence: 1 };
+    let everything = Scope { channel: None, purpose: Purpose::All };
+    let found = Change::Invalidate(Invalidate {
+        scopes: vec![Scope { channel: Some(Channel::Whatsapp), purpose: Purpose::All }],
+        cause: InvalidateCause::EvidenceFalse,
+        time: at(9),
+    });
+    let opt_out = Change::OptOut(OptOut {
+        scopes: vec![everything],
+        time: at(0),
+        stated: None,
+        imported: false,
+        inbound: None,
+        method: OptOutMethod::WebForm,
+        confirm_until: None,
+    });
+    let mut by_then = Record::default();
+    for (sequence, change) in [(1, &found), (2, &opt_out), (3, &found)] {
+        by_then.apply_change(id(sequence), at(20), change);
+    }
+    let changes = recorded(&by_then, at(4), id(2));
+    let stands = |known: &[(u64, &Change)], channel| {
+        let mut record = Record::default();
+        known.iter().for_each(|(sequence, change)| record.apply_change(id(*sequence), at(20), change));
+        changes.iter().for_each(|change| record.apply_change(opt_in_id, at(64), change));
+        let offers = script::topic("offers");
+        let subject = Subject { channel, category: Category::Marketing, topic: Some(&offers) };
+        let known = [Known { relation: Relation::Own, record: &record }];
+        standing::standing(&known, &subject, &script::rules(), at(64)).standing
+    };
+    let all = [(1, &found), (2, &opt_out), (3, &found)];
+    assert_ne!(stands(&all[..1], Channel::Whatsapp), Standing::Granted, "where only the finding is known");
+    assert_ne!(stands(&all, Channel::Whatsapp), Standing::Granted);
+    assert_eq!(stands(&all, Channel::Sms), Standing::Granted, "where nothing came after it");
 }
 
 fn row() -> impl Strategy<Value = (What, i64)> {

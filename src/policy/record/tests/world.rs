@@ -381,7 +381,11 @@ impl<'a> World<'a> {
             };
             let all_named = of_origin.clone().all(|(end, _)| named(end));
             let all_long_before = of_origin.all(|(_, end)| self.is_long_before(end, at_ms, imported));
-            let precede = ends.iter().all(|(_, end)| self.script.acts[end.act].at_ms < at_ms);
+            // Nor was anything known to its recorder that came after it: then it was in vain.
+            let known = told.knowing.iter().filter_map(|id| self.events.get(id));
+            let known = known.filter(|end| self.script.acts[end.act].what.touches()[which]);
+            let mut all = ends.iter().map(|(_, end)| *end).chain(known);
+            let precede = all.all(|end| self.script.acts[end.act].at_ms < at_ms);
             precede && (!imported && all_named || all_long_before)
         })
     }
