@@ -162,6 +162,12 @@ def verified(nodes):
         run_optgate("ledger", "verify", "--data-dir", str(node.data), "--key-file", str(node.key))
 
 
+def figure(node, name):
+    """One of the server's metrics."""
+    lines = [line for line in node.http_get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
+    return float(lines[0].split()[-1]) if lines else 0.0
+
+
 def said(node, *words):
     """A line of the server's log that has all these words."""
     for line in node.lines():

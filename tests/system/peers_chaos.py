@@ -452,11 +452,6 @@ def compare(nodes, people):
     return events, outs, ins, checks
 
 
-def figure(node, name):
-    lines = [line for line in node.http_get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
-    return float(lines[0].split()[-1]) if lines else 0.0
-
-
 def of_kind(there, kind):
     return {event for event, what in there.items() if what.WhichOneof("kind") == kind}
 

@@ -103,11 +103,6 @@ def at_the_beginning():
     return at(BEGUN - time.time() - 60)
 
 
-def figure(node, name):
-    lines = [line for line in node.http_get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
-    return float(lines[0].split()[-1]) if lines else 0.0
-
-
 def healed(nodes):
     """All are connected, hold the same events, and find their views alike in a comparison after that."""
     for i, node in enumerate(nodes):
