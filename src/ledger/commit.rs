@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::disk::DiskFile;
-use super::format::{Before, NewBlob, NewRecord, RelayedRecord, encode_record, encode_relayed, record_len};
+use super::format::{
+    Before, Counted, NewBlob, NewRecord, RelayedRecord, encode_record, encode_relayed, record_len,
+};
 use super::log::{Failure, Log, failure, space_low};
 use super::read::{Reader, position};
 use super::relay::{Checked, RelayError};
@@ -176,6 +178,7 @@ impl Log {
         let mut end = start;
         let (mut own, mut bulk) = (self.own, self.bulk);
         let mut heads: BTreeMap<OriginId, Head> = BTreeMap::new();
+        let mut previous: BTreeMap<OriginId, (OriginId, Head)> = BTreeMap::new();
         let mut places = Vec::with_capacity(writes);
         for (incoming, verdict) in plan.judged {
             if let Some(verdict) = verdict {
@@ -184,7 +187,7 @@ impl Log {
             }
             let last = places.len() + 1 == writes;
             let is_own = matches!(incoming, Incoming::Own(_));
-            let (id, hash, entry) = match incoming {
+            let (id, hash, names, entry) = match incoming {
                 Incoming::Own(entry) => {
                     let own = if entry.bulk { &mut bulk } else { &mut own };
                     let origin = match *own {
@@ -196,24 +199,26 @@ impl Log {
                         Some(bytes) => Some(NewBlob { salt: self.salts.take(&*self.disk)?, bytes }),
                         None => None,
                     };
+                    let names = if own.is_none() { self.previous_own } else { None };
                     let before =
                         own.map_or(Before::Origin(self.previous_own), |(_, head)| Before::Record(head.hash));
                     let record =
                         NewRecord { id, before, payload: &entry.payload, blob, batch, last, own: true };
                     let hash = encode_record(&mut self.buffer, active.seed, end, &record);
                     *own = Some((origin, Head { sequence: id.sequence, hash }));
-                    (id, hash, entry)
+                    (id, hash, names, entry)
                 }
                 Incoming::Relayed(checked) => {
-                    let hash = checked.hash();
+                    let (hash, names) = (checked.hash(), checked.previous());
                     let (chained, blob) = (checked.chained(), checked.blob());
                     let record = RelayedRecord { chained, hash, blob, batch, last };
                     encode_relayed(&mut self.buffer, active.seed, end, &record);
-                    (checked.id, hash, checked.into_entry())
+                    (checked.id, hash, names, checked.into_entry())
                 }
             };
             let next = start + self.buffer.len() as u64;
-            active.contents.add(id, hash, is_own, batch);
+            active.contents.add(Counted { id, hash, own: is_own, batch, previous: names });
+            previous.extend(names.map(|names| (id.origin, names)));
             heads.insert(id.origin, Head { sequence: id.sequence, hash });
             let appended =
                 Appended { id, position: position(active.number, end), next: position(active.number, next) };
@@ -230,6 +235,7 @@ impl Log {
         table.head = position(active.number, end);
         table.own = own.map(|(origin, _)| origin);
         table.vector.extend(heads);
+        table.previous.extend(previous);
         drop(table);
         let mut index = self.shared.index.lock();
         places.into_iter().for_each(|(id, position)| index.note(id, position));

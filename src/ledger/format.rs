@@ -5,7 +5,7 @@ mod footer;
 mod record;
 
 pub(crate) use chained::{Chained, ChainedFault};
-pub(crate) use footer::{Contents, FOOTER_TRAILER_LEN, Footer};
+pub(crate) use footer::{Contents, Counted, FOOTER_TRAILER_LEN, Footer};
 pub(crate) use record::{
     BLOB_ERASED, BLOB_ERASING, Before, BlobPart, BlobView, NewBlob, NewRecord, RECORD_PREFIX_LEN, RecordView,
     RelayedRecord, blob_hash, blob_place, chain_hash, encode_record, encode_relayed, record_len,
@@ -131,7 +131,7 @@ impl Seed {
         Self(crc32c::crc32c_append(crc32c::crc32c(ledger), &segment.to_le_bytes()))
     }
 
-    fn checksum(self, offset: u64, bytes: &[u8]) -> u32 {
+    pub(crate) fn checksum(self, offset: u64, bytes: &[u8]) -> u32 {
         crc32c::crc32c_append(crc32c::crc32c_append(self.0, &offset.to_le_bytes()), bytes)
     }
 }

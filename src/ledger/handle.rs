@@ -171,6 +171,17 @@ impl Ledger {
         self.shared.table.read().vector.iter().map(|(origin, head)| (*origin, *head)).collect()
     }
 
+    /// What the first record of `origin` names as the last of the origin that its store had before: that one is closed there. `None` if
+    /// it names nothing or is not held.
+    pub fn previous_of(&self, origin: OriginId) -> Option<(OriginId, Head)> {
+        self.shared.table.read().previous.get(&origin).copied()
+    }
+
+    /// All that first records name so; one origin may be named at several places, by stores that were restored or copied.
+    pub fn named(&self) -> Vec<(OriginId, Head)> {
+        self.shared.table.read().previous.values().copied().collect()
+    }
+
     /// What tells this ledger from any other: random, made with it, and the same in every copy of it.
     pub fn identity(&self) -> [u8; 16] {
         self.shared.identity.ledger

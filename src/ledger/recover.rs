@@ -144,6 +144,7 @@ fn recover(
     }
     log.previous_own = heads.own;
     table.vector = heads.vector;
+    table.previous = heads.previous;
     if let Some(extent) = table.extents.last() {
         log.prior = Prior { number: extent.number, end: extent.end };
         table.head = position(extent.number, extent.end);
@@ -220,6 +221,7 @@ impl Log {
 struct Heads {
     vector: BTreeMap<OriginId, Head>,
     own: Option<(OriginId, Head)>,
+    previous: BTreeMap<OriginId, (OriginId, Head)>,
 }
 
 impl Heads {
@@ -231,6 +233,7 @@ impl Heads {
             }
         }
         self.own = contents.own.or(self.own);
+        self.previous.extend(&contents.previous);
     }
 }
 

@@ -220,8 +220,8 @@ pub(crate) struct Checked {
     pub(crate) id: EventId,
     pub(crate) priority: bool,
     record: Relayed,
-    /// What the first of an origin builds on.
-    genesis_hash: Option<[u8; 32]>,
+    /// In the first of an origin: the last record of its store's origin before, if there was one.
+    genesis: Option<Option<(OriginId, Head)>>,
     payload_at: usize,
     /// The personal fields are those that were chained.
     blob_is_chained: bool,
@@ -231,12 +231,12 @@ impl Checked {
     /// Does the work that needs no other record, so that the writer need not.
     pub(crate) fn new(record: Relayed, priority: bool) -> Result<Self, RelayFault> {
         let parts = record.split()?;
-        let (id, payload_at, genesis_hash) = (parts.id, parts.payload_at, parts.genesis_hash());
+        let (id, payload_at, genesis) = (parts.id, parts.payload_at, parts.genesis);
         let blob_is_chained = match &record.blob {
             RelayedBlob::Present { salt, bytes } => Some(blob_hash(salt, bytes)) == parts.blob_hash,
             RelayedBlob::None | RelayedBlob::Erased => true,
         };
-        Ok(Self { id, priority, record, genesis_hash, payload_at, blob_is_chained })
+        Ok(Self { id, priority, record, genesis, payload_at, blob_is_chained })
     }
 
     pub(crate) fn hash(&self) -> [u8; 32] {
@@ -257,8 +257,13 @@ impl Checked {
 
     /// Whether it verifies behind a record with the hash `before`.
     pub(crate) fn follows(&self, before: &[u8; 32]) -> bool {
-        let before = self.genesis_hash.as_ref().unwrap_or(before);
-        self.blob_is_chained && chain_hash(before, &self.record.chained) == self.record.hash
+        let before = self.genesis.map_or(*before, |previous| previous.map_or([0; 32], |(_, head)| head.hash));
+        self.blob_is_chained && chain_hash(&before, &self.record.chained) == self.record.hash
+    }
+
+    /// What it names, if it is the first of its origin and its store had one before.
+    pub(crate) fn previous(&self) -> Option<(OriginId, Head)> {
+        self.genesis.flatten()
     }
 
     /// Its length on disk.

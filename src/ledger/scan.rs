@@ -6,10 +6,8 @@ use std::sync::Arc;
 use super::Damage;
 use super::disk::{DiskFile, read_lossy};
 use super::format::{
-    ALIGN, BlobView, Contents, HEADER_LEN, RECORD_PREFIX_LEN, RecordView, Seed, record_len_at,
+    ALIGN, BlobView, Contents, Counted, HEADER_LEN, RECORD_PREFIX_LEN, RecordView, Seed, record_len_at,
 };
-use crate::policy::ids::EventId;
-
 /// How much of a segment is read at once.
 const WINDOW_LEN: usize = 256 * 1024;
 
@@ -144,7 +142,7 @@ pub(crate) struct Scan {
     /// What was found before the last batch.
     pub(crate) contents: Contents,
     /// The records of the last batch.
-    pub(crate) last_batch: Vec<Found>,
+    pub(crate) last_batch: Vec<Counted>,
     /// Where the last batch starts, if there is a record.
     pub(crate) last_batch_at: Option<u64>,
     /// Rot.
@@ -157,23 +155,8 @@ impl Scan {
     /// What was found, the last batch included.
     pub(crate) fn all(&self) -> Contents {
         let mut contents = self.contents.clone();
-        self.last_batch.iter().for_each(|found| found.count(&mut contents));
+        self.last_batch.iter().for_each(|record| contents.add(*record));
         contents
-    }
-}
-
-/// A good record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    id: EventId,
-    hash: [u8; 32],
-    own: bool,
-    batch: u64,
-}
-
-impl Found {
-    fn count(&self, contents: &mut Contents) {
-        contents.add(self.id, self.hash, self.own, self.batch);
     }
 }
 
@@ -233,13 +216,14 @@ fn walk(cursor: &mut Cursor, ending: Ending) -> io::Result<(Scan, Vec<Suspect>)>
             if scan.last_batch_at.is_none() || record.batch > batch_min {
                 scan.last_batch_at = Some(at);
                 let done = std::mem::take(&mut scan.last_batch);
-                done.iter().for_each(|found| found.count(&mut scan.contents));
+                done.iter().for_each(|record| scan.contents.add(*record));
             }
-            scan.last_batch.push(Found {
+            scan.last_batch.push(Counted {
                 id: record.id,
                 hash: record.hash,
                 own: record.own,
                 batch: record.batch,
+                previous: record.genesis.flatten(),
             });
             previous = Some((record.batch, record.last));
             at += record.len;

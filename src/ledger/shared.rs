@@ -37,6 +37,8 @@ pub(crate) struct Table {
     pub(crate) head: Position,
     /// The last record of every origin.
     pub(crate) vector: BTreeMap<OriginId, Head>,
+    /// What the first record of an origin names as the last of its store's origin before.
+    pub(crate) previous: BTreeMap<OriginId, (OriginId, Head)>,
     /// This run's origin.
     pub(crate) own: Option<OriginId>,
 }

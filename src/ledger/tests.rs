@@ -10,6 +10,7 @@ use super::{Appended, Committed, Entry, Opened, Position, ReadError, Record, rec
 
 mod crash;
 mod mesh;
+mod previous;
 mod real;
 mod relay;
 mod relay_queue;

@@ -170,12 +170,18 @@ fn a_header_of_a_later_version_is_told_apart_from_damage() {
     assert_eq!(Header::parse(&area), Err(HeaderFault::Version(2)));
 }
 
+fn counted(origin: OriginId, sequence: u64, hash: [u8; 32], own: bool, batch: u64) -> Counted {
+    Counted { id: EventId { origin, sequence }, hash, own, batch, previous: None }
+}
+
 #[test]
 fn a_footer_reads_back_at_its_own_place_only() {
     let mut contents = Contents::default();
-    contents.add(EventId { origin: ORIGIN, sequence: 5 }, [1; 32], true, 3);
-    contents.add(EventId { origin: OriginId([1; 16]), sequence: 9 }, [2; 32], false, 4);
-    contents.add(EventId { origin: ORIGIN, sequence: 6 }, [3; 32], true, 4);
+    let previous = Some((OriginId([7; 16]), Head { sequence: 8, hash: [9; 32] }));
+    contents.add(counted(ORIGIN, 5, [1; 32], true, 3));
+    contents.add(Counted { previous, ..counted(OriginId([1; 16]), 1, [2; 32], false, 4) });
+    contents.add(counted(ORIGIN, 6, [3; 32], true, 4));
+    assert_eq!(contents.previous.get(&OriginId([1; 16])).copied(), previous);
     assert_eq!(
         (contents.records, contents.last_batch, contents.own),
         (3, 4, Some((ORIGIN, Head { sequence: 6, hash: [3; 32] })))
@@ -207,7 +213,9 @@ fn the_format_is_pinned() {
     let bytes = encode(&record(1, Before::Origin(previous), b"payload", Some(b"personal")), 2048);
     assert_eq!(hex(&bytes), include_str!("tests/record.hex").trim());
     let mut contents = Contents::default();
-    contents.add(EventId { origin: ORIGIN, sequence: 5 }, [1; 32], true, 3);
+    let previous = Some((OriginId([7; 16]), Head { sequence: 8, hash: [9; 32] }));
+    contents.add(counted(ORIGIN, 5, [1; 32], true, 3));
+    contents.add(Counted { previous, ..counted(OriginId([1; 16]), 1, [2; 32], false, 3) });
     let footer = Footer { number: 5, end: 4096, contents };
     assert_eq!(hex(&footer.encode(seed())), include_str!("tests/footer.hex").trim());
 }
