@@ -188,6 +188,15 @@ impl Engine {
         }
     }
 
+    /// What first records that are held here name as the last of the origin before; an edge knows it of its snapshot.
+    #[must_use]
+    pub fn named(&self) -> Vec<(OriginId, Head)> {
+        match &self.inner.log {
+            Log::Ledger(ledger) => ledger.named(),
+            Log::Edge(edge) => edge.named(),
+        }
+    }
+
     /// What tells this node's store from any other: made with it, and the same in every copy of it.
     #[must_use]
     pub fn identity_of_store(&self) -> [u8; 16] {

@@ -161,7 +161,7 @@ async fn run_edge(driver: Driver, comparing: &compare::Comparing, stop: Cancella
     };
     let talking = async {
         if let Some((heads, giver)) = snapshot::obtain(&driver.engine, &anchors, &member, &stop).await {
-            driver.shared.begin_at(heads, &driver.config);
+            driver.shared.begin_at(heads, &driver.engine, &driver.config);
             let confirmed = async {
                 tokio::select! {
                     () = stop.cancelled() => {}

@@ -11,12 +11,16 @@
 //! peer by asking for it, in sequence, and another peer takes over when it is ahead. What a node holds it passes on to whoever asks, so a
 //! star converges like a mesh.
 //!
+//! Every start of a node leaves an origin behind. Those that nothing is added to any more are told as one hash (`closed`), and one by one
+//! only to a peer that asks, since it holds others.
+//!
 //! Usage (caps, windows, obligations) goes beside the events, best-effort and behind all else: chunks that are opaque here, told
 //! once, numbered by the run that tells them.
 
 mod assign;
 pub mod carrier;
 mod clocks;
+mod closed;
 mod durability;
 pub mod frame;
 mod freshness;

@@ -63,6 +63,8 @@ pub struct Edge {
     outbox: Outbox,
     /// The last event of each origin that is applied here.
     heads: Mutex<FxHashMap<OriginId, Head>>,
+    /// What the snapshot told that first records name. What events name since then, whoever talks to peers keeps.
+    named: Mutex<Vec<(OriginId, Head)>>,
     underway: Mutex<FxHashMap<u64, Underway>>,
     /// The items under way that come from a caller's request, so that a retry waits for the same item.
     by_mark: Mutex<FxHashMap<(Identifier, [u8; 16]), u64>>,
@@ -113,6 +115,7 @@ impl Edge {
         let edge = Self {
             outbox,
             heads: Mutex::default(),
+            named: Mutex::default(),
             underway: Mutex::default(),
             by_mark: Mutex::default(),
             unsent: Mutex::default(),
@@ -161,6 +164,12 @@ impl Edge {
     #[must_use]
     pub fn heads(&self) -> Vec<(OriginId, Head)> {
         self.heads.lock().iter().map(|(origin, head)| (*origin, *head)).collect()
+    }
+
+    /// What first records of origins in the snapshot name as the last of the origin before.
+    #[must_use]
+    pub fn named(&self) -> Vec<(OriginId, Head)> {
+        self.named.lock().clone()
     }
 
     /// The next item to carry to an anchor, once there is one.

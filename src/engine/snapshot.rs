@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 pub enum Part {
     /// The vector: all of it is in the snapshot.
     Heads(Vec<(OriginId, Head)>),
+    /// What first records name as the last of the origin before: by it, origins are known to be closed.
+    Named(Vec<(OriginId, Head)>),
     /// Persons, each as the view encodes it.
     Persons(Vec<(Identifier, Vec<u8>)>),
     /// Templates, senders and forked origins, as the ledger has them.
@@ -50,6 +52,11 @@ impl Engine {
         inner.sound()?;
         for heads in heads.chunks(ITEMS_PER_PART_MAX) {
             if each(Part::Heads(heads.to_vec())).is_break() {
+                return Ok(());
+            }
+        }
+        for named in inner.ledger()?.named().chunks(ITEMS_PER_PART_MAX) {
+            if each(Part::Named(named.to_vec())).is_break() {
                 return Ok(());
             }
         }
@@ -111,6 +118,7 @@ impl Engine {
             engine: self.clone(),
             rebuilder: self.inner.view.rebuild()?,
             heads: Vec::new(),
+            named: Vec::new(),
             persons: 0,
         })
     }
@@ -153,6 +161,7 @@ pub struct Loading {
     engine: Engine,
     rebuilder: Rebuilder,
     heads: Vec<(OriginId, Head)>,
+    named: Vec<(OriginId, Head)>,
     persons: u64,
 }
 
@@ -164,6 +173,7 @@ impl Loading {
     pub fn take(&mut self, part: Part) -> Result<(), EngineError> {
         match part {
             Part::Heads(heads) => self.heads.extend(heads),
+            Part::Named(named) => self.named.extend(named),
             Part::Persons(persons) => {
                 for (who, consent) in persons {
                     self.rebuilder.person(&who, &consent)?;
@@ -202,9 +212,9 @@ impl Loading {
     /// # Errors
     /// When the disk fails: begin again.
     pub fn finish(self) -> Result<Vec<(OriginId, Head)>, EngineError> {
-        let Self { engine, rebuilder, heads, .. } = self;
+        let Self { engine, rebuilder, heads, named, .. } = self;
         rebuilder.finish(Position::START, |_, _| {})?;
-        engine.in_force(&heads);
+        engine.in_force(&heads, named);
         Ok(heads)
     }
 }

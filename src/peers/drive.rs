@@ -51,13 +51,14 @@ pub struct Shared {
 impl Shared {
     pub fn new(links: Links, engine: &Engine, config: &Config) -> Self {
         let held: Heads = engine.heads().into_iter().collect();
-        let machine = Mutex::new(Machine::new(config.machine.clone(), held));
+        let machine = Mutex::new(Machine::new(config.machine.clone(), held).with_named(engine.named()));
         Self { links, machine, last_error: Mutex::default() }
     }
 
     /// A snapshot is in force: talks from there on. Only before anybody talks.
-    pub fn begin_at(&self, heads: Vec<(OriginId, Head)>, config: &Config) {
-        *self.machine.lock() = Machine::new(config.machine.clone(), heads.into_iter().collect());
+    pub fn begin_at(&self, heads: Vec<(OriginId, Head)>, engine: &Engine, config: &Config) {
+        let machine = Machine::new(config.machine.clone(), heads.into_iter().collect());
+        *self.machine.lock() = machine.with_named(engine.named());
     }
 
     pub fn report(&self) -> Report {
@@ -114,6 +115,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         refused: Vec::new(),
         backlog_since: Some(now().mono),
         clocks: HashMap::new(),
+        own: HashSet::new(),
         figures: Figures::new(config.machine.peers_max),
         config,
     };
@@ -145,6 +147,10 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     let _ = anew.await;
 }
 
+fn named_input((origin, head): (OriginId, Head)) -> Input {
+    Input::Named { origin, head }
+}
+
 fn input_of(incoming: Incoming) -> Input {
     match incoming {
         Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
@@ -169,6 +175,8 @@ struct Node {
     backlog_since: Option<Mono>,
     /// By how many milliseconds each peer's clock was off when it was last measured.
     clocks: HashMap<Instance, u64>,
+    /// The origins of this run.
+    own: HashSet<OriginId>,
     figures: Figures,
 }
 
@@ -176,6 +184,12 @@ impl Node {
     /// Own events go first: a ping that came after an event's caller was answered must find the event told.
     fn hear_own(&mut self) {
         for (origin, head) in self.engine.replica().take_own() {
+            if self.own.insert(origin)
+                && let Some(named) = self.engine.ledger().ok().and_then(|ledger| ledger.previous_of(origin))
+            {
+                let effects = self.shared.machine.lock().handle(named_input(named), now());
+                self.act(effects);
+            }
             let effects = self.shared.machine.lock().handle(Input::OwnAppended { origin, head }, now());
             self.act(effects);
         }
@@ -347,7 +361,11 @@ async fn store_in_order(engine: Engine, mut work: mpsc::Receiver<Work>, inputs: 
     while let Some(next) = work.recv().await {
         let (mut answer, doubtful) = match next {
             Work::Store(storing) => {
+                let named = storing.named();
                 let (ticket, outcome, doubtful) = storing.finish().await;
+                if let Some(named) = named.filter(|_| outcome.head().is_some()) {
+                    let _ = inputs.send(named_input(named)).await;
+                }
                 (Input::Stored { ticket, outcome }, doubtful)
             }
             Work::KeepApart { ticket, events } => {

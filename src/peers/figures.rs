@@ -98,6 +98,8 @@ fn count(counters: Counters) {
         went_back,
         store_pauses,
         unreadable,
+        closed_equal,
+        closed_asked,
         usage_dropped,
     } = counters;
     let set = |name: &'static str, value: u64| metrics::counter!(name).absolute(value);
@@ -111,6 +113,8 @@ fn count(counters: Counters) {
     set("optgate_peer_went_back_total", went_back);
     set("optgate_peer_store_pauses_total", store_pauses);
     set("optgate_peer_unreadable_total", unreadable);
+    set("optgate_peer_closed_equal_total", closed_equal);
+    set("optgate_peer_closed_asked_total", closed_asked);
     metrics::counter!(usage::DROPPED, "at" => "link").absolute(usage_dropped);
 }
 

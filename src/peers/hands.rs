@@ -54,6 +54,12 @@ pub fn store(engine: &Engine, ticket: u64, events: Events) -> Storing {
 }
 
 impl Storing {
+    /// What the first record of its origin names as the last of its store's origin before, if that record is among them.
+    pub fn named(&self) -> Option<(OriginId, Head)> {
+        let first = self.records.first().filter(|_| self.first == 1)?;
+        first.parse().ok()?.previous
+    }
+
     /// Waits for all of them. With the records from the first that does not verify on: nothing behind it can be taken.
     pub async fn finish(mut self) -> (u64, StoreOutcome, Vec<Relayed>) {
         let (head, refusal) = match self.by {

@@ -48,8 +48,8 @@ impl Stream for Parts {
     }
 }
 
-/// Gives a snapshot.
-pub fn give(engine: &Engine, turn: OwnedSemaphorePermit) -> Parts {
+/// Gives a snapshot; without what first records name to an edge that would not know it.
+pub fn give(engine: &Engine, wants_named: bool, turn: OwnedSemaphorePermit) -> Parts {
     let (sender, parts) = mpsc::channel(PARTS_WAITING_MAX);
     let engine = engine.clone();
     tokio::task::spawn_blocking(move || {
@@ -57,6 +57,9 @@ pub fn give(engine: &Engine, turn: OwnedSemaphorePermit) -> Parts {
         let given = engine.snapshot(|part| {
             if let Part::Persons(all) = &part {
                 persons += all.len() as u64;
+            }
+            if matches!(part, Part::Named(_)) && !wants_named {
+                return ControlFlow::Continue(());
             }
             match sender.blocking_send(Ok(encode(part))) {
                 Ok(()) => ControlFlow::Continue(()),
@@ -81,10 +84,12 @@ pub fn give(engine: &Engine, turn: OwnedSemaphorePermit) -> Parts {
 
 fn encode(part: Part) -> pb::SnapshotResponse {
     use pb::snapshot_response::Part as Wire;
+    let encode = |heads: Heads| pb::SnapshotHeads {
+        heads: heads.into_iter().map(|(origin, head)| wire::encode_head(origin, head)).collect(),
+    };
     let part = match part {
-        Part::Heads(heads) => Wire::Heads(pb::SnapshotHeads {
-            heads: heads.into_iter().map(|(origin, head)| wire::encode_head(origin, head)).collect(),
-        }),
+        Part::Heads(heads) => Wire::Heads(encode(heads)),
+        Part::Named(named) => Wire::Named(encode(named)),
         Part::Persons(persons) => Wire::Persons(pb::SnapshotPersons {
             persons: persons
                 .into_iter()
@@ -163,8 +168,11 @@ async fn from(
     member: pb::Membership,
 ) -> Result<Heads, Failed> {
     let begun = Instant::now();
-    let request =
-        pb::SnapshotRequest { member: Some(member), person_form_version: PERSON_FORM_VERSION.into() };
+    let request = pb::SnapshotRequest {
+        member: Some(member),
+        person_form_version: PERSON_FORM_VERSION.into(),
+        wants_named: true,
+    };
     let answer = tokio::time::timeout(SILENT_FOR, client.snapshot(request)).await;
     let mut parts = answer.map_err(|_| Failed::Silent)?.map_err(Box::new)?.into_inner();
     let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_WAITING_MAX);
@@ -212,10 +220,12 @@ async fn receive(
 
 fn decode(part: pb::snapshot_response::Part) -> Option<Part> {
     use pb::snapshot_response::Part as Wire;
+    let decode = |pb::SnapshotHeads { heads }| -> Option<Heads> {
+        heads.into_iter().map(|head| wire::decode_head(head).ok()).collect()
+    };
     Some(match part {
-        Wire::Heads(pb::SnapshotHeads { heads }) => {
-            Part::Heads(heads.into_iter().map(|head| wire::decode_head(head).ok()).collect::<Option<_>>()?)
-        }
+        Wire::Heads(heads) => Part::Heads(decode(heads)?),
+        Wire::Named(named) => Part::Named(decode(named)?),
         Wire::Persons(pb::SnapshotPersons { persons }) => Part::Persons(
             persons
                 .into_iter()

@@ -89,8 +89,19 @@ pub struct Hello {
     pub window_bytes: usize,
     /// How many frames of events it takes before it has dealt with some.
     pub window_frames: usize,
-    /// The first part of its vector.
+    /// The first part of its vector, as far as it is open.
     pub vector: Vec<VectorEntry>,
+    /// The rest of it; `None`: an earlier build, which tells all and is to be told all one by one.
+    pub closed: Option<ClosedSet>,
+}
+
+/// All closed origins of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedSet {
+    /// How many they are.
+    pub count: u32,
+    /// Over each of them, by origin: its id, its last sequence, its chain hash there.
+    pub hash: [u8; 32],
 }
 
 /// How far an origin is held, on disk and applied.
@@ -251,6 +262,8 @@ pub enum Frame {
     AskUsage,
     /// A part of what was wished for.
     UsageAnswer(UsagePart),
+    /// A wish for the closed origins one by one.
+    AskClosed,
     /// Something of a newer version.
     Unknown,
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Link;
 use super::assign::{Choice, Intake};
+use super::closed::Closed;
 use super::durability::Durability;
 use super::frame::{Events, Frame, Heard, Instance, Record, Role, Run, VectorEntry};
 use super::freshness::Freshness;
@@ -52,6 +53,7 @@ enum Reading {
 pub struct Machine {
     settings: Settings,
     held: Heads,
+    closed: Closed,
     /// The origins of this run.
     own: BTreeSet<OriginId>,
     /// The last of them.
@@ -82,6 +84,7 @@ impl Machine {
         Self {
             settings,
             held,
+            closed: Closed::default(),
             own: BTreeSet::new(),
             own_last: None,
             replicated: BTreeMap::new(),
@@ -103,6 +106,13 @@ impl Machine {
         }
     }
 
+    /// Each of `named` is the last record of an origin, as the first record of another that is held names it.
+    #[must_use]
+    pub fn with_named(mut self, named: impl IntoIterator<Item = (OriginId, Head)>) -> Self {
+        named.into_iter().for_each(|(origin, head)| self.closed.name(origin, head));
+        self
+    }
+
     /// Takes in what happened and says what is to be done, in this order.
     pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
         match input {
@@ -119,10 +129,12 @@ impl Machine {
             Input::OwnAppended { origin, head } => {
                 if self.own.insert(origin) {
                     self.own_last = Some(origin);
+                    self.closed.moved(origin);
                 }
                 self.advance(origin, head);
             }
             Input::OwnClosed { origin } => self.own_closed(origin, now),
+            Input::Named { origin, head } => self.closed.name(origin, head),
             Input::Stored { ticket, outcome } => self.stored(ticket, outcome, now),
             Input::KeptApart { ticket, kept } => self.kept_apart(ticket, kept, now),
             Input::Read { ticket, records } => self.read(ticket, records, now),
@@ -159,6 +171,7 @@ impl Machine {
             Frame::Doubt { held } => self.doubted(link, held.origin, held.head),
             Frame::Usage(usage) => self.usage(link, usage, now),
             Frame::AskUsage => session.usage.wished(),
+            Frame::AskClosed => self.tell_closed(link),
             Frame::UsageAnswer(part) => self.usage_answer(link, part, now),
             Frame::Heartbeat { answers, wall_ms, changes, heard } => {
                 self.heartbeat(link, answers, wall_ms, &changes, heard, now);
@@ -176,7 +189,14 @@ impl Machine {
                 let frame = if session.hello_due {
                     session.hello_due = false;
                     session.hello_sent = true;
-                    Some(greet::hello(&self.settings, &self.held, &self.own, self.own_last, session))
+                    let closed = &mut self.closed;
+                    Some(greet::hello(
+                        &self.settings,
+                        &self.held,
+                        closed,
+                        (&self.own, self.own_last),
+                        session,
+                    ))
                 } else {
                     if session.answer_due > 0 && heard.is_none() {
                         heard = Some(query::heard(&self.freshness, now.mono));
@@ -256,6 +276,7 @@ impl Machine {
         if !self.held.raise(origin, head) {
             return;
         }
+        self.closed.moved(origin);
         if self.backlog.get(&origin).is_some_and(|last| *last <= head.sequence) {
             self.backlog.remove(&origin);
         }

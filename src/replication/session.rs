@@ -58,6 +58,8 @@ pub(super) struct Session {
     pub(super) peer: Option<Peer>,
     pub(super) hello_due: bool,
     pub(super) hello_sent: bool,
+    /// It is of an earlier build, which has to be told closed origins one by one.
+    pub(super) one_by_one: bool,
     /// Its vector, as far as it told.
     pub(super) told: BTreeMap<OriginId, Told>,
     /// Where it is ahead of us.
@@ -85,6 +87,10 @@ pub(super) struct Session {
     pub(super) settled: Option<Mono>,
     pub(super) answer_due: u64,
     pub(super) ping_due: bool,
+    /// Its closed origins are others than ours: it is to be asked for each of them.
+    pub(super) ask_closed_due: bool,
+    /// So many origins it told of or hashed in its Hello: an answer that comes before all of them were told speaks for less.
+    pub(super) origins_owed: usize,
     pub(super) pings: VecDeque<Pinged>,
     pub(super) ping_number: u64,
     pub(super) answers: Answers,
@@ -112,6 +118,7 @@ impl Session {
             peer: None,
             hello_due: !dialled,
             hello_sent: false,
+            one_by_one: false,
             told: BTreeMap::new(),
             ahead: BTreeSet::new(),
             told_all: false,
@@ -129,6 +136,8 @@ impl Session {
             settled: None,
             answer_due: 0,
             ping_due: false,
+            ask_closed_due: false,
+            origins_owed: 0,
             pings: VecDeque::new(),
             ping_number: 0,
             answers: Answers::default(),
@@ -222,6 +231,10 @@ impl Session {
     pub(super) fn next_frame(&mut self, around: &Around<'_>) -> Option<Frame> {
         if !self.is_open() {
             return None;
+        }
+        // Before the first ping, whose answer speaks for all that was asked for before it.
+        if std::mem::take(&mut self.ask_closed_due) {
+            return Some(Frame::AskClosed);
         }
         if !self.wants.is_empty() || !self.skips.is_empty() {
             return Some(self.want_frame());

@@ -2,9 +2,9 @@
 //! and every list has a bound, so nothing behind this file meets an unbounded one.
 
 use super::frame::{
-    ANCHORS_MAX, CHAINED_LEN_MAX, ENTRIES_MAX, EVENTS_BYTES_MAX, Events, Frame, Heard, Hello, Instance,
-    NAME_LEN_MAX, RECORDS_MAX, Record, RecordBlob, Refusal, Role, Run, TEXT_LEN_MAX, USAGE_LEN_MAX, Usage,
-    UsagePart, VectorEntry,
+    ANCHORS_MAX, CHAINED_LEN_MAX, ClosedSet, ENTRIES_MAX, EVENTS_BYTES_MAX, Events, Frame, Heard, Hello,
+    Instance, NAME_LEN_MAX, RECORDS_MAX, Record, RecordBlob, Refusal, Role, Run, TEXT_LEN_MAX, USAGE_LEN_MAX,
+    Usage, UsagePart, VectorEntry,
 };
 use crate::ledger::{BLOB_LEN_MAX, Head};
 use crate::pb::replication::v1 as pb;
@@ -76,6 +76,7 @@ pub fn encode(frame: Frame) -> pb::Frame {
             }
             UsagePart::End { complete } => pb::UsageAnswer { content: Vec::new(), last: true, complete },
         })),
+        Frame::AskClosed => Some(Wire::AskClosed(pb::AskClosed {})),
         Frame::Unknown => None,
     };
     pb::Frame { frame: wire }
@@ -131,6 +132,7 @@ pub fn decode(frame: pb::Frame) -> Result<Frame, WireFault> {
             Frame::Usage(Usage { run, serial, bytes: content.into() })
         }
         Some(Wire::AskUsage(pb::AskUsage {})) => Frame::AskUsage,
+        Some(Wire::AskClosed(pb::AskClosed {})) => Frame::AskClosed,
         Some(Wire::UsageAnswer(pb::UsageAnswer { content, last, complete })) => {
             bounded("content", content.len(), USAGE_LEN_MAX)?;
             Frame::UsageAnswer(if last {
@@ -172,6 +174,7 @@ fn encode_hello(hello: Hello) -> pb::Hello {
         window_bytes,
         window_frames,
         vector,
+        closed,
     } = hello;
     let role = match role {
         Role::Anchor => pb::Role::Anchor,
@@ -190,6 +193,7 @@ fn encode_hello(hello: Hello) -> pb::Hello {
         window_bytes: u32::try_from(window_bytes).unwrap_or(u32::MAX),
         window_frames: u32::try_from(window_frames).unwrap_or(u32::MAX),
         vector: vector.into_iter().map(encode_entry).collect(),
+        closed: closed.map(|ClosedSet { count, hash }| pb::ClosedOrigins { count, hash: hash.to_vec() }),
     }
 }
 
@@ -207,6 +211,7 @@ fn decode_hello(hello: pb::Hello) -> Result<Hello, WireFault> {
         window_bytes,
         window_frames,
         vector,
+        closed,
     } = hello;
     bounded("cluster_id", cluster_id.len(), NAME_LEN_MAX)?;
     bounded("anchor_name", anchor_name.len(), NAME_LEN_MAX)?;
@@ -237,7 +242,13 @@ fn decode_hello(hello: pb::Hello) -> Result<Hello, WireFault> {
         window_bytes,
         window_frames,
         vector: vector.into_iter().map(decode_entry).collect::<Result<_, _>>()?,
+        closed: closed.map(decode_closed).transpose()?,
     })
+}
+
+fn decode_closed(closed: pb::ClosedOrigins) -> Result<ClosedSet, WireFault> {
+    let pb::ClosedOrigins { count, hash } = closed;
+    Ok(ClosedSet { count, hash: fixed("hash", &hash)? })
 }
 
 fn encode_entry(entry: VectorEntry) -> pb::VectorEntry {

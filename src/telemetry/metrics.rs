@@ -284,6 +284,14 @@ pub fn describe_peers() {
         "Times the ledger had no room for peers' records"
     );
     metrics::describe_counter!("optgate_peer_unreadable_total", "Reads for a peer that failed");
+    metrics::describe_counter!(
+        "optgate_peer_closed_equal_total",
+        "Peers that connected with the closed origins that are held here, told as one hash"
+    );
+    metrics::describe_counter!(
+        "optgate_peer_closed_asked_total",
+        "Peers that connected with other closed origins and were asked for each of them"
+    );
     metrics::describe_counter!("optgate_peer_refusals_total", "Peers that were refused");
 }
 

@@ -21,9 +21,10 @@ impl Engine {
         self.inner.view.hold(id, &Arc::new(event));
     }
 
-    /// A snapshot is in force that has all up to `heads`.
-    pub(in crate::engine) fn in_force(&self, heads: &[(OriginId, Head)]) {
+    /// A snapshot is in force that has all up to `heads`, and whose giver holds first records that name `named`.
+    pub(in crate::engine) fn in_force(&self, heads: &[(OriginId, Head)], named: Vec<(OriginId, Head)>) {
         let Some(edge) = self.edge() else { return };
+        *edge.named.lock() = named;
         *edge.heads.lock() = heads.iter().copied().collect();
         for (origin, head) in heads {
             self.inner.vector.applied(EventId { origin: *origin, sequence: head.sequence });

@@ -6,24 +6,27 @@ use std::collections::BTreeSet;
 use super::{CloseReason, Effect, Machine, Note, Reading};
 use crate::policy::ids::OriginId;
 use crate::replication::Link;
+use crate::replication::closed::Closed;
 use crate::replication::frame::{
-    ENTRIES_MAX, Frame, Hello, PROTOCOL, Refusal, Role, TEXT_LEN_MAX, VectorEntry,
+    ClosedSet, ENTRIES_MAX, Frame, Hello, PROTOCOL, Refusal, Role, TEXT_LEN_MAX, VectorEntry,
 };
 use crate::replication::session::{Peer, Session};
 use crate::replication::settings::{FOR_ANCHORS, Now, Settings, counted_as};
 use crate::replication::vector::Heads;
 use crate::replication::window::Outflow;
 
-/// Our Hello. What of the vector does not fit is told as changes.
+/// Our Hello. What of the open origins does not fit is told as changes; of the closed ones their hash is told.
 pub(super) fn hello(
     settings: &Settings,
     held: &Heads,
-    own: &BTreeSet<OriginId>,
-    origin: Option<OriginId>,
+    closed: &mut Closed,
+    (own, origin): (&BTreeSet<OriginId>, Option<OriginId>),
     session: &mut Session,
 ) -> Frame {
-    let mut entries =
-        held.iter().map(|(origin, head)| VectorEntry { origin, head, own: own.contains(&origin) });
+    let all_closed = closed.told(held, own);
+    let one_by_one = session.one_by_one;
+    let open = held.iter().filter(|(origin, head)| one_by_one || !closed.holds(*origin, *head, own));
+    let mut entries = open.map(|(origin, head)| VectorEntry { origin, head, own: own.contains(&origin) });
     let vector = entries.by_ref().take(ENTRIES_MAX).collect();
     session.changed = entries.map(|entry| entry.origin).collect();
     session.urgent = !session.changed.is_empty();
@@ -40,6 +43,7 @@ pub(super) fn hello(
         window_bytes: settings.window_bytes,
         window_frames: settings.window_frames,
         vector,
+        closed: (!one_by_one).then_some(all_closed),
     })
 }
 
@@ -94,6 +98,11 @@ impl Machine {
         if let Err((reason, text)) = self.check(&hello) {
             self.forget(link, now);
             self.refuse(link, reason, text);
+            return;
+        }
+        let closed = hello.closed.map_or(0, |closed| closed.count as usize);
+        if hello.vector.len().saturating_add(closed) > self.settings.origins_max {
+            self.close(link, CloseReason::Violation("more origins than allowed".to_owned()), now);
             return;
         }
         if let Some(other) = self.rival(&hello) {
@@ -205,6 +214,49 @@ impl Machine {
             }
         }
         self.told_entries(link, &hello.vector, now);
+        self.greeted(link, hello.closed, now);
+    }
+
+    /// The peer holds `closed` beside what it told. Where the same is held here, it has told of each of them; else it is asked to. One
+    /// that cannot read of closed origins is told of ours before its first ping can be answered.
+    fn greeted(&mut self, link: Link, closed: Option<ClosedSet>, now: Now) {
+        let Some(theirs) = closed else {
+            self.on(link, |session| session.one_by_one = true);
+            // If our Hello is still to come, it has all of them.
+            if self.sessions.get(&link).is_some_and(|session| session.hello_sent) {
+                self.tell_closed(link);
+            }
+            return;
+        };
+        if theirs.count == 0 {
+            return;
+        }
+        if self.closed.told(&self.held, &self.own) != theirs {
+            #[cfg(sabotage)]
+            if crate::sabotage::is("closed-not-asked") {
+                return;
+            }
+            self.counters.closed_asked += 1;
+            self.on(link, |session| {
+                session.ask_closed_due = true;
+                session.origins_owed = session.told.len().saturating_add(theirs.count as usize);
+            });
+            return;
+        }
+        self.counters.closed_equal += 1;
+        let all: Vec<_> = self.closed.of(&self.held, &self.own).collect();
+        for (origin, head) in all {
+            self.told(link, origin, head.sequence, false, now);
+        }
+    }
+
+    /// The peer at `link` needs each of the closed origins: they are told like changes, so that no answer to a ping goes out before.
+    pub(super) fn tell_closed(&mut self, link: Link) {
+        let (closed, held, own) = (&self.closed, &self.held, &self.own);
+        if let Some(session) = self.sessions.get_mut(&link) {
+            session.changed.extend(closed.of(held, own).map(|(origin, _)| origin));
+            session.urgent |= !session.changed.is_empty();
+        }
     }
 
     /// What an anchor held when it said Hello is known to be missing here until it is applied.

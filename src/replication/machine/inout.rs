@@ -57,6 +57,13 @@ pub enum Input {
         /// Which.
         origin: OriginId,
     },
+    /// A record is on disk that is the first of its origin, and names the last of its store's origin before: that one is closed there.
+    Named {
+        /// The origin that is named.
+        origin: OriginId,
+        /// Its last record, as that store held it.
+        head: Head,
+    },
     /// The answer to [`Effect::Store`].
     Stored {
         /// Which of them.
@@ -116,6 +123,17 @@ pub enum StoreOutcome {
         /// Why the rest is not.
         why: StoreRefusal,
     },
+}
+
+impl StoreOutcome {
+    /// The origin's last record now, if any of it is held.
+    #[must_use]
+    pub const fn head(&self) -> Option<Head> {
+        match self {
+            Self::Stored { head } => Some(*head),
+            Self::Refused { head, .. } => *head,
+        }
+    }
 }
 
 /// Why records were not stored.

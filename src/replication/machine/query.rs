@@ -83,6 +83,10 @@ pub struct Counters {
     pub store_pauses: u64,
     /// Reads for a peer that failed.
     pub unreadable: u64,
+    /// Hellos of peers that hold the very closed origins that are held here.
+    pub closed_equal: u64,
+    /// Hellos of peers that hold others, and were asked for each of them.
+    pub closed_asked: u64,
     /// Chunks of usage that found no room on their way to a peer.
     pub usage_dropped: u64,
 }

@@ -167,6 +167,11 @@ impl Machine {
             return;
         }
         let Some(session) = self.sessions.get_mut(&link) else { return };
+        if session.told.len() < session.origins_owed {
+            let text = "answered before it had told of its closed origins".to_owned();
+            self.close(link, CloseReason::Violation(text), now);
+            return;
+        }
         let Some(at) = session.pings.iter().position(|ping| ping.number == answers) else { return };
         let Some(ping) = session.pings.drain(..=at).next_back() else { return };
         session.offsets.note(ping.at, now, Timestamp(wall_ms));

@@ -6,6 +6,7 @@ use crate::replication::frame::{ENTRIES_MAX, EVENTS_BYTES_MAX, Hello, PROTOCOL, 
 use crate::replication::settings::{HELLO_WAIT_MS, MEMBER_UNSEEN_MS, SILENCE_MS};
 
 mod bounds;
+mod closed;
 mod knowing;
 mod meeting;
 mod strangers;
@@ -51,6 +52,7 @@ pub(super) fn hello(number: u8, vector: Vec<VectorEntry>) -> Hello {
         window_bytes: 16 * EVENTS_BYTES_MAX,
         window_frames: 8,
         vector,
+        closed: Some(Closed::default().told(&Heads::default(), &BTreeSet::new())),
     }
 }
 

@@ -44,6 +44,21 @@ impl MemoryStore {
         self.origins.get(&origin).map_or(&[], Vec::as_slice)
     }
 
+    /// What first records name as the last of the origin before.
+    pub fn named(&self) -> Vec<(OriginId, Head)> {
+        self.origins.keys().filter_map(|origin| self.previous_of(*origin)).collect()
+    }
+
+    /// What the first record of `origin` names so.
+    pub fn previous_of(&self, origin: OriginId) -> Option<(OriginId, Head)> {
+        let genesis = self.records(origin).first()?.chained.get(PREFIX_LEN..PREFIX_LEN + GENESIS_LEN)?;
+        let head = Head {
+            sequence: u64::from_le_bytes(genesis[16..24].try_into().ok()?),
+            hash: genesis[24..].try_into().ok()?,
+        };
+        (head.sequence > 0).then_some((OriginId(genesis[..16].try_into().ok()?), head))
+    }
+
     /// Appends an own event.
     pub fn append(&mut self, origin: OriginId, payload: &[u8], blob: RecordBlob) -> Head {
         let before = self.head(origin);

@@ -99,6 +99,8 @@ pub struct World {
     pub steps: u64,
     pub frames: u64,
     pub stored: u64,
+    /// Hellos after which processes that are gone took closed origins as told, and after which they asked for each of them.
+    closed: (u64, u64),
 }
 
 impl World {
@@ -157,6 +159,7 @@ impl World {
             steps: 0,
             frames: 0,
             stored: 0,
+            closed: (0, 0),
         };
         for node in 0..world.nodes.len() {
             world.start(node);
@@ -188,7 +191,7 @@ impl World {
             one.replace_disk(MemoryStore::default(), self.now);
         }
         one.process = Some(Process {
-            machine: Machine::new(settings, one.disk.heads()),
+            machine: Machine::new(settings, one.disk.heads()).with_named(one.disk.named()),
             carrier: MemoryCarrier::default(),
             storing: VecDeque::new(),
             own: Vec::new(),
@@ -201,7 +204,11 @@ impl World {
 
     /// The process dies; what was not on disk is lost.
     pub fn crash(&mut self, node: usize) {
-        self.nodes[node].process = None;
+        if let Some(process) = self.nodes[node].process.take() {
+            let counters = process.machine.counters();
+            self.closed.0 += counters.closed_equal;
+            self.closed.1 += counters.closed_asked;
+        }
         self.nodes[node].waiting.clear();
         self.nodes[node].epoch += 1;
         let links: Vec<Link> = self
@@ -231,6 +238,14 @@ impl World {
                 );
             }
         }
+    }
+
+    /// How often closed origins were taken as told by their hash, and how often each of them was asked for.
+    pub fn closed(&self) -> (u64, u64) {
+        let running = self.nodes.iter().filter_map(|one| Some(one.process.as_ref()?.machine.counters()));
+        running.fold(self.closed, |(equal, asked), counters| {
+            (equal + counters.closed_equal, asked + counters.closed_asked)
+        })
     }
 
     pub fn at(&mut self, at: u64, due: Due) {
@@ -423,9 +438,13 @@ impl World {
         let Some(process) = &mut one.process else { return };
         let Some((_, ticket, events)) = process.storing.pop_front() else { return };
         let outcome = one.disk.relay(&events);
+        let named = one.disk.previous_of(events.origin).filter(|_| events.first == 1);
         if let StoreOutcome::Stored { head } | StoreOutcome::Refused { head: Some(head), .. } = &outcome {
             one.note(events.origin, *head, now);
             self.stored += events.records.len() as u64;
+        }
+        if let Some((origin, head)) = named {
+            self.input(node, Input::Named { origin, head });
         }
         self.input(node, Input::Stored { ticket, outcome });
     }
@@ -464,6 +483,9 @@ impl World {
         let one = &mut self.nodes[node];
         let head = one.disk.append(origin, payload, blob);
         one.note(origin, head, now);
+        if let Some((origin, head)) = one.disk.previous_of(origin).filter(|_| head.sequence == 1) {
+            self.input(node, Input::Named { origin, head });
+        }
         self.input(node, Input::OwnAppended { origin, head });
     }
 }
