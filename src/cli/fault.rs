@@ -163,6 +163,12 @@ impl Fault {
                 "  start it with `optgate serve`, or say where it is with --server or OPTGATE_ADDRESS\n",
             );
         }
+        if self.status().is_some_and(is_broken) {
+            out.push_str(
+                "  see whether --server or OPTGATE_ADDRESS names the gRPC address of an optgate (server.listen), not that of its \
+                 metrics or of its peers\n",
+            );
+        }
         if let Self::LaterOptOuts(opt_outs) = self {
             list(&mut out, opt_outs);
             out.push_str(
@@ -421,6 +427,7 @@ mod tests {
         let fault = Fault::write(Status::unknown("h2 protocol error"), "r-3");
         assert_eq!(fault.exit_code(), exit::UNAVAILABLE);
         assert!(fault.words().contains("broke") && fault.words().contains("--request-id r-3"));
+        assert!(fault.words().contains("gRPC address") && fault.words().contains("--server"));
         assert_eq!(Fault::from(Status::from(ApiError::Internal)).exit_code(), exit::SOFTWARE);
         assert!(fault.json().contains("\"exit_code\":69"), "{}", fault.json());
     }
