@@ -138,7 +138,7 @@ pub struct Replication {
     pub max_staleness_ms: u64,
     /// How long to wait for peers at start, in milliseconds.
     pub bootstrap_budget_ms: u64,
-    /// Between two key ranges of the view that are compared with an anchor's, in milliseconds.
+    /// Between two ranges of the view that are compared with an anchor's, in milliseconds.
     pub compare_every_ms: u64,
     /// How long an opt-out may wait for an anchor, in milliseconds.
     pub opt_out_wait_ms: u64,

@@ -55,7 +55,7 @@ pub struct Config {
     pub max_staleness: Duration,
     /// How long to wait at the start for what the anchors hold.
     pub bootstrap_budget: Duration,
-    /// How long to wait between two key ranges that are compared with an anchor's.
+    /// How long to wait between two ranges that are compared with an anchor's.
     pub compare_every: Duration,
 }
 

@@ -58,7 +58,7 @@ pub use inner::{Health, Phase};
 pub use notes::Note;
 pub use rebuild::Rebuilder;
 pub use record::{PERSON_FORM_VERSION, Person};
-pub use registry::Entries;
+pub use registry::{Entries, Registry};
 
 use drain::Pace;
 use folder::{Folder, State};
@@ -350,21 +350,27 @@ impl View {
         })
     }
 
-    /// How many shards are in doubt.
+    /// How many shards are in doubt; the registry counts as one.
     #[must_use]
     pub fn doubted(&self) -> usize {
-        (0..Self::SHARDS).filter(|shard| self.is_doubted(*shard)).count()
+        (0..=Self::SHARDS).filter(|shard| self.is_doubted(*shard)).count()
     }
 
-    /// Whether a shard is in doubt.
+    /// Whether a shard is in doubt; the one behind the last is the registry.
     #[must_use]
     pub fn is_doubted(&self, shard: usize) -> bool {
         self.inner.doubted.get(shard).is_some_and(|doubt| doubt.load(Ordering::Acquire))
     }
 
-    /// While a shard is in doubt, nobody of it is read. Says whether it was before.
+    /// While a shard is in doubt, nobody of it is read, and while the registry is, nobody at all. Says whether it was before.
     pub fn doubt(&self, shard: usize, doubted: bool) -> bool {
         self.inner.doubted.get(shard).is_some_and(|doubt| doubt.swap(doubted, Ordering::AcqRel))
+    }
+
+    /// Puts `built` in place of the registry. Says whether that changed anything.
+    #[must_use]
+    pub fn replace_registry(&self, built: Registry) -> bool {
+        self.inner.registry.replace(built)
     }
 
     /// Takes a template of the ledger; the latest time wins.
@@ -380,7 +386,7 @@ impl View {
     /// Takes from the ledger that ids of `origin` name more than one event from `from` on. From now on nothing that permits counts under
     /// them in what is read here. Says whether that is news.
     pub fn put_distrust(&self, origin: OriginId, from: u64) -> bool {
-        self.inner.registry.distrusts.put(origin, from)
+        self.inner.registry.put_distrust(origin, from)
     }
 
     /// The origins that are forked.

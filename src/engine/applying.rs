@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use crate::ledger::{self, Applier, Committed, Head};
 use crate::policy::event::LedgerEntry;
-use crate::policy::ids::{EventId, Identifier, OriginId};
+use crate::policy::ids::{EventId, OriginId};
 use crate::view::{View, ViewError};
 
 use super::codec;
-use super::ranges::Ranges;
+use super::ranges::{REGISTRY, Ranges};
 use super::replica::Replica;
 use super::token::Vector;
 
@@ -24,14 +24,14 @@ pub(super) fn read_entry(id: EventId, payload: &[u8]) -> Option<LedgerEntry> {
     }
 }
 
-/// Whose records an entry touches.
-pub(super) fn subjects(entry: &LedgerEntry) -> &[Identifier] {
+/// Which ranges of the view an entry touches.
+pub(super) fn ranges_of(entry: &LedgerEntry) -> Vec<u16> {
     match entry {
-        LedgerEntry::Consent(event) => &event.subjects,
-        LedgerEntry::Template(_)
-        | LedgerEntry::Sender(_)
-        | LedgerEntry::Erasure { .. }
-        | LedgerEntry::Distrust { .. } => &[],
+        LedgerEntry::Consent(event) => event.subjects.iter().map(|who| u16::from(who.0[0])).collect(),
+        LedgerEntry::Template(_) | LedgerEntry::Sender(_) | LedgerEntry::Distrust { .. } => {
+            vec![REGISTRY as u16]
+        }
+        LedgerEntry::Erasure { .. } => Vec::new(),
     }
 }
 
@@ -120,9 +120,9 @@ impl Applier for Arc<Applying> {
         for committed in batch {
             let id = committed.appended.id;
             let entry = read_entry(id, &committed.entry.payload);
-            let subjects = entry.as_ref().map_or(&[][..], subjects);
+            let touched = entry.as_ref().map_or_else(Vec::new, ranges_of);
             let applied = self.view.get().map(|view| {
-                self.ranges.touch(id, subjects, || {
+                self.ranges.touch(id, touched, || {
                     apply(view, &self.replica, committed.appended, entry.as_ref())?;
                     self.vector.applied(id);
                     Ok(())

@@ -4,6 +4,8 @@
 //! range must have the same digest of it. Their vectors are hardly ever equal while records come in, so what was applied last is
 //! remembered with the ranges it touched: a node that is ahead of another's vector can tell whether that matters to the range.
 //!
+//! Behind the ranges of persons stands one for templates and senders.
+//!
 //! A range that differs is built anew from the node's own ledger, never from another's view: what is damaged here must not be there too.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,8 +25,12 @@ use super::applying::read_entry;
 use super::error::EngineError;
 use super::{Engine, Inner, Log};
 
-/// How many key ranges there are.
-pub const RANGES: usize = View::SHARDS;
+pub(super) mod registry;
+
+/// The range of what is no person's: templates and senders.
+pub const REGISTRY: usize = View::SHARDS;
+/// How many ranges there are.
+pub const RANGES: usize = REGISTRY + 1;
 /// How many of the events applied last are remembered.
 const RECENT_MAX: usize = 16_384;
 /// How many origins an offer names at most; with more under way there is nothing to compare.
@@ -37,7 +43,7 @@ const TRIES: u32 = 4;
 pub struct RangeDigest {
     /// Which: 0 to [`RANGES`] − 1.
     pub range: usize,
-    /// The sum over its persons.
+    /// The sum over its persons, or over templates and senders.
     pub digest: [u8; 32],
     /// How far the origins are applied of which something was applied lately.
     pub moving: Vec<(OriginId, u64)>,
@@ -59,7 +65,7 @@ pub enum Verdict {
 /// How far each origin is applied.
 type Applied = BTreeMap<OriginId, u64>;
 /// An event applied lately and the ranges it touched.
-type Touch = (EventId, Box<[u8]>);
+type Touch = (EventId, Box<[u16]>);
 
 /// Follows what is applied.
 pub struct Ranges {
@@ -92,9 +98,8 @@ impl Ranges {
         self.gate.read()
     }
 
-    /// Notes that `id` is applied by `apply` now, which touches `subjects`.
-    pub fn touch<R>(&self, id: EventId, subjects: &[Identifier], apply: impl FnOnce() -> R) -> R {
-        let mut touched: Vec<u8> = subjects.iter().map(|who| who.0[0]).collect();
+    /// Notes that `id` is applied by `apply` now, which touches these ranges.
+    pub fn touch<R>(&self, id: EventId, mut touched: Vec<u16>, apply: impl FnOnce() -> R) -> R {
         touched.sort_unstable();
         touched.dedup();
         for range in &touched {
@@ -111,6 +116,15 @@ impl Ranges {
             self.ended[usize::from(range)].fetch_add(1, Ordering::SeqCst);
         }
         applied
+    }
+
+    /// Lets `act` replace the range while nothing moves.
+    fn while_still<R>(&self, range: usize, act: impl FnOnce() -> R) -> R {
+        let _still = self.gate.write();
+        self.begun[range].fetch_add(1, Ordering::SeqCst);
+        let acted = act();
+        self.ended[range].fetch_add(1, Ordering::SeqCst);
+        acted
     }
 
     /// How often the range was touched; `None`: it is being touched.
@@ -194,13 +208,10 @@ impl Inner {
             let Some(before) = self.ranges.still(range) else { continue };
             let vector = self.vector.all();
             let moving = self.ranges.moving();
-            let mut digest = [0; 32];
-            self.view.each_of(range, |who, person| {
-                if let Some(of_one) = digest_of(&who, person) {
-                    digest.iter_mut().zip(of_one).for_each(|(sum, byte)| *sum ^= byte);
-                }
-                ControlFlow::Continue(())
-            })?;
+            let digest = match range {
+                REGISTRY => registry::digest(&self.view),
+                _ => self.digest_of_persons(range)?,
+            };
             if self.ranges.still(range) == Some(before) {
                 let resting = resting(&vector, &moving, &self.forked());
                 let moving = moving
@@ -211,6 +222,19 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+}
+
+impl Inner {
+    fn digest_of_persons(&self, range: usize) -> Result<[u8; 32], ViewError> {
+        let mut digest = [0; 32];
+        self.view.each_of(range, |who, person| {
+            if let Some(of_one) = digest_of(&who, person) {
+                digest.iter_mut().zip(of_one).for_each(|(sum, byte)| *sum ^= byte);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(digest)
     }
 }
 
@@ -266,7 +290,10 @@ impl Engine {
             return Err(EngineError::Busy);
         }
         let _turn = inner.ranges.repairing.lock();
-        let rebuilt = inner.rebuild_range(range);
+        let rebuilt = match range {
+            REGISTRY => inner.rebuild_registry(),
+            _ => inner.rebuild_range(range),
+        };
         if rebuilt.is_ok() {
             inner.view.doubt(range, false);
         }
@@ -281,11 +308,7 @@ impl Inner {
         let mut next = self.read_range(range, Position::START, &mut persons)?;
         // Most of it is read; what came meanwhile is read while nothing moves.
         next = self.read_range(range, next, &mut persons)?;
-        let _still = self.ranges.gate.write();
-        self.ranges.begun[range].fetch_add(1, Ordering::SeqCst);
-        let changed = self.replace_range(range, next, persons);
-        self.ranges.ended[range].fetch_add(1, Ordering::SeqCst);
-        changed
+        self.ranges.while_still(range, || self.replace_range(range, next, persons))
     }
 
     /// Puts `persons`, and what the ledger says of the range behind `next`, in place of what the view knows. While nothing moves.

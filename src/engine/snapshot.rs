@@ -13,6 +13,7 @@ use crate::view::{Rebuilder, View};
 
 use super::codec;
 use super::error::EngineError;
+use super::ranges::{RANGES, registry};
 use super::token::Token;
 use super::{Engine, Inner};
 
@@ -60,18 +61,8 @@ impl Engine {
                 return Ok(());
             }
         }
-        let (templates, senders) = inner.view.entries();
-        let templates = templates.iter().map(|entry| LedgerEntry::Template((**entry).clone()));
-        let senders = senders.iter().map(|entry| LedgerEntry::Sender((**entry).clone()));
-        let recorded = inner.clock.now();
-        let distrust = inner.view.distrust();
-        let forks = distrust.iter().map(|(origin, from_sequence)| LedgerEntry::Distrust {
-            origin,
-            from_sequence,
-            recorded,
-        });
         let entries: Vec<Vec<u8>> =
-            templates.chain(senders).chain(forks).map(|entry| codec::encode_entry(&entry)).collect();
+            registry::entries(&inner.view).map(|entry| codec::encode_entry(&entry)).collect();
         for entries in entries.chunks(ITEMS_PER_PART_MAX) {
             if each(Part::Entries(entries.to_vec())).is_break() {
                 return Ok(());
@@ -111,7 +102,7 @@ impl Engine {
     /// # Errors
     /// When the view's disk fails.
     pub fn load_snapshot(&self) -> Result<Loading, EngineError> {
-        for range in 0..View::SHARDS {
+        for range in 0..RANGES {
             self.inner.view.doubt(range, true);
         }
         Ok(Loading {

@@ -220,7 +220,7 @@ pub async fn answer(engine: &Engine, request: pb::CompareRequest) -> Result<pb::
         return Err(ApiError::field("moving", format!("must have at most {ORIGINS_MAX} origins")));
     }
     let range = usize::try_from(range).ok().filter(|range| *range < RANGES);
-    let range = range.ok_or_else(|| ApiError::field("range", "must be below 256"))?;
+    let range = range.ok_or_else(|| ApiError::field("range", "must be below 257"))?;
     let moving = moving
         .into_iter()
         .map(|pb::AckedOrigin { origin, sequence }| {

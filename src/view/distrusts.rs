@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::bytes::{Damage, Reader, Writer};
 use super::error::{StoreError, ViewError};
@@ -23,8 +23,10 @@ pub struct Distrusts {
     /// Hardly any cluster has one, and every check asks.
     some: AtomicBool,
     known: RwLock<Arc<Distrust>>,
-    /// The store lacks some.
+    /// The store lacks some, or has some that are gone.
     dirty: AtomicBool,
+    /// Those that are gone.
+    gone: Mutex<Vec<OriginId>>,
 }
 
 impl Distrusts {
@@ -63,6 +65,21 @@ impl Distrusts {
         Ok(damage?)
     }
 
+    /// Takes what `built` has and nothing else. Says whether that is another than before.
+    pub fn replace(&self, built: &Self) -> bool {
+        let mut known = self.known.write();
+        let built = built.all();
+        if *known == built {
+            return false;
+        }
+        let gone = known.iter().map(|(origin, _)| origin);
+        self.gone.lock().extend(gone.filter(|origin| built.iter().all(|(kept, _)| kept != *origin)));
+        self.some.store(!built.is_empty(), Ordering::Release);
+        *known = built;
+        self.dirty.store(true, Ordering::Release);
+        true
+    }
+
     pub fn clear(&self) {
         *self.known.write() = Arc::default();
         self.some.store(false, Ordering::Release);
@@ -79,14 +96,22 @@ impl Distrusts {
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        let gone = std::mem::take(&mut *self.gone.lock());
+        for origin in gone {
+            store.remove(&store_key(origin))?;
+        }
         for (origin, from) in self.all().iter() {
             let mut out = Writer::new(vec![]);
             out.byte(VERSION);
             out.number(from);
-            store.insert(&[&[KEY], &origin.0[..]].concat(), &out.finish())?;
+            store.insert(&store_key(origin), &out.finish())?;
         }
         Ok(())
     }
+}
+
+fn store_key(origin: OriginId) -> Vec<u8> {
+    [&[KEY], &origin.0[..]].concat()
 }
 
 fn take(key: &[u8], bytes: &[u8]) -> Result<(OriginId, u64), Damage> {

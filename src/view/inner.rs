@@ -88,7 +88,7 @@ pub struct Inner {
     pub shards: Box<[Mutex<Shard>]>,
     pub registry: Registry,
     pub held: Held,
-    /// Shards that differ from other nodes' and are being built anew.
+    /// Shards that differ from other nodes' and are being built anew; behind them, the registry.
     pub doubted: Box<[AtomicBool]>,
     /// The next start must not believe what is here.
     pub unkept: AtomicBool,
@@ -144,7 +144,7 @@ impl Inner {
             registry: Registry::default(),
             held: Held::default(),
             unkept: AtomicBool::new(false),
-            doubted: (0..SHARDS).map(|_| AtomicBool::new(false)).collect(),
+            doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
             compacted: AtomicU32::new(0),
             notes,
@@ -194,7 +194,9 @@ impl Inner {
     }
 
     pub fn require_undoubted(&self, who: &Identifier) -> Result<(), ViewError> {
-        if self.doubted[shard_of(who)].load(Ordering::Acquire) { Err(ViewError::Rebuilding) } else { Ok(()) }
+        // Nothing is decided without the registry either.
+        let doubted = |place: usize| self.doubted[place].load(Ordering::Acquire);
+        if doubted(shard_of(who)) || doubted(SHARDS) { Err(ViewError::Rebuilding) } else { Ok(()) }
     }
 
     pub fn health(&self) -> Health {

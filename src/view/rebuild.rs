@@ -82,7 +82,7 @@ impl Rebuilder {
 
     /// Takes that an origin is forked.
     pub fn distrust(&mut self, origin: OriginId, from: u64) {
-        self.view.inner.registry.distrusts.put(origin, from);
+        self.view.inner.registry.put_distrust(origin, from);
     }
 
     /// Loads what was taken; reading the ledger goes on at `next`. From then on the view answers.

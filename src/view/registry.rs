@@ -1,6 +1,6 @@
 //! Templates, senders and forked origins: few, all in memory, written to the store beside the persons.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -11,7 +11,7 @@ use super::distrusts::Distrusts;
 use super::error::{StoreError, ViewError};
 use super::store::Store;
 use crate::policy::event::{SenderEntry, TemplateEntry};
-use crate::policy::ids::{BusinessId, SenderId, TopicId};
+use crate::policy::ids::{BusinessId, OriginId, SenderId, TopicId};
 use crate::policy::types::{Category, Quality, SenderStatus, TemplateStatus};
 
 const VERSION: u8 = 1;
@@ -31,6 +31,8 @@ struct Inner {
     /// Not in the store yet.
     dirty_templates: Vec<Arc<TemplateEntry>>,
     dirty_senders: Vec<Arc<SenderEntry>>,
+    /// Still in the store, and to be taken away there.
+    dirty_gone: BTreeSet<Vec<u8>>,
 }
 
 /// What one business has. Nested maps, so that a look-up copies no text.
@@ -64,6 +66,16 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Under which keys the store has all there is.
+    fn keys(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let templates = self.businesses.values().flat_map(|known| known.templates.values());
+        let senders = self.businesses.values().flat_map(|known| known.senders.values());
+        let templates = templates.flat_map(BTreeMap::values).map(|entry| template_key(entry));
+        templates.chain(senders.map(|entry| sender_key(entry)))
+    }
+}
+
 /// Every template and sender.
 pub type Entries = (Vec<Arc<TemplateEntry>>, Vec<Arc<SenderEntry>>);
 
@@ -93,6 +105,32 @@ impl Registry {
         self.distrusts.load(store)
     }
 
+    /// Takes what `built` has and nothing else. Says whether that is another than before.
+    pub fn replace(&self, built: Self) -> bool {
+        let Self { inner: built, distrusts } = built;
+        let forks_differed = self.distrusts.replace(&distrusts);
+        let built = built.into_inner();
+        let mut inner = self.inner.write();
+        if inner.businesses == built.businesses {
+            return forks_differed;
+        }
+        let mut gone = std::mem::take(&mut inner.dirty_gone);
+        gone.extend(inner.keys());
+        for key in built.keys() {
+            gone.remove(&key);
+        }
+        // What was read from the store may be what is wrong: all of it is written anew.
+        let senders = built.businesses.values().flat_map(|known| known.senders.values());
+        let templates = built.businesses.values().flat_map(|known| known.templates.values());
+        *inner = Inner {
+            dirty_templates: templates.flat_map(BTreeMap::values).cloned().collect(),
+            dirty_senders: senders.cloned().collect(),
+            dirty_gone: gone,
+            businesses: built.businesses,
+        };
+        true
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         *self.inner.write() = Inner::default();
@@ -107,6 +145,11 @@ impl Registry {
         if inner.take_template(&entry) {
             inner.dirty_templates.push(entry);
         }
+    }
+
+    /// Takes the news that ids of `origin` name more than one event from `from` on. Says whether it is news.
+    pub fn put_distrust(&self, origin: OriginId, from: u64) -> bool {
+        self.distrusts.put(origin, from)
     }
 
     /// Takes an entry; the latest time wins, as for templates.
@@ -141,25 +184,36 @@ impl Registry {
     /// Whether the store lacks something.
     pub fn is_dirty(&self) -> bool {
         let inner = self.inner.read();
-        !inner.dirty_templates.is_empty() || !inner.dirty_senders.is_empty() || self.distrusts.is_dirty()
+        let lacks = !inner.dirty_templates.is_empty() || !inner.dirty_senders.is_empty();
+        lacks || !inner.dirty_gone.is_empty() || self.distrusts.is_dirty()
     }
 
     /// Writes what the store lacks.
     pub fn drain(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let (templates, senders) = {
+        let (templates, senders, gone) = {
             let mut inner = self.inner.write();
-            (std::mem::take(&mut inner.dirty_templates), std::mem::take(&mut inner.dirty_senders))
+            let Inner { businesses: _, dirty_templates, dirty_senders, dirty_gone } = &mut *inner;
+            (std::mem::take(dirty_templates), std::mem::take(dirty_senders), std::mem::take(dirty_gone))
         };
+        for key in &gone {
+            store.remove(key)?;
+        }
         for entry in &templates {
-            let key = store_key(TEMPLATE, &[entry.business.as_str(), &entry.name, &entry.language]);
-            store.insert(&key, &put_template(entry))?;
+            store.insert(&template_key(entry), &put_template(entry))?;
         }
         for entry in &senders {
-            let key = store_key(SENDER, &[entry.business.as_str(), entry.sender.as_str()]);
-            store.insert(&key, &put_sender(entry))?;
+            store.insert(&sender_key(entry), &put_sender(entry))?;
         }
         self.distrusts.drain(store)
     }
+}
+
+fn template_key(entry: &TemplateEntry) -> Vec<u8> {
+    store_key(TEMPLATE, &[entry.business.as_str(), &entry.name, &entry.language])
+}
+
+fn sender_key(entry: &SenderEntry) -> Vec<u8> {
+    store_key(SENDER, &[entry.business.as_str(), entry.sender.as_str()])
 }
 
 fn store_key(kind: u8, parts: &[&str]) -> Vec<u8> {
@@ -316,6 +370,37 @@ mod tests {
                     prop_assert!(forth.senders(entry.business.as_str()).contains(&found));
                 }
             }
+        }
+
+        /// After a start the store has what was put in place, and nothing of what was there before.
+        #[test]
+        fn what_is_put_in_place_of_another_is_all_there_is(
+            before in proptest::collection::vec(strategies::ledger_entry(), 0..20),
+            built in proptest::collection::vec(strategies::ledger_entry(), 0..20),
+            drained in any::<bool>(),
+        ) {
+            let filled = |entries: &[LedgerEntry]| {
+                let registry = Registry::default();
+                entries.iter().for_each(|entry| match entry {
+                    LedgerEntry::Template(entry) => registry.put_template(entry.clone()),
+                    LedgerEntry::Sender(entry) => registry.put_sender(entry.clone()),
+                    LedgerEntry::Consent(_) | LedgerEntry::Erasure { .. } => {}
+                });
+                registry
+            };
+            let disk = Disk::default();
+            let registry = filled(&before);
+            if drained {
+                registry.drain(&disk.store()).unwrap();
+            }
+            let expected = filled(&built);
+            let differs = registry.entries() != expected.entries();
+            prop_assert_eq!(registry.replace(filled(&built)), differs);
+            registry.drain(&disk.store()).unwrap();
+            let read = Registry::default();
+            read.load(&disk.store()).unwrap();
+            prop_assert_eq!(read.entries(), expected.entries());
+            prop_assert_eq!(registry.entries(), expected.entries());
         }
 
         #[test]

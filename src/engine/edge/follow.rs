@@ -9,7 +9,7 @@ use crate::policy::ids::{EventId, OriginId};
 use crate::view::{View, ViewError};
 
 use super::Edge;
-use crate::engine::applying::{apply_without_place, read_entry, subjects};
+use crate::engine::applying::{apply_without_place, ranges_of, read_entry};
 use crate::engine::token::{Token, Vector};
 use crate::engine::{Engine, Inner};
 
@@ -72,7 +72,7 @@ impl Inner {
         let (id, payload) = record.verify_behind(origin, head)?;
         let next = Head { sequence: id.sequence, hash: record.hash };
         let entry = read_entry(id, payload);
-        let applied = self.ranges.touch(id, entry.as_ref().map_or(&[][..], subjects), || {
+        let applied = self.ranges.touch(id, entry.as_ref().map_or_else(Vec::new, ranges_of), || {
             if let Some(entry) = &entry {
                 apply_without_place(&self.view, &self.replica, id, entry)?;
             }

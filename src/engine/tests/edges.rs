@@ -25,6 +25,7 @@ fn snapshot(anchor: &Node, edge: &Node) {
     assert!(parts.first().is_none_or(|first| matches!(first, Part::Heads(_))));
     parts.into_iter().for_each(|part| loading.take(part).unwrap());
     loading.finish().unwrap();
+    assert_eq!(edge.engine.named(), anchor.engine.named());
     assert!(matches!(edge.denies(""), Some(Reason::Unavailable)), "no range is believed yet");
     (0..RANGES).for_each(|range| edge.engine.believe_range(range));
 }

@@ -1,9 +1,11 @@
 //! Two nodes that applied the same events look the same; where one is damaged, its own ledger mends it.
 
 use super::*;
-use crate::engine::ranges::{RANGES, Verdict};
+use crate::engine::ranges::{RANGES, REGISTRY, Verdict};
+use crate::policy::event::{SenderEntry, TemplateEntry};
 use crate::policy::ids::EventId;
 use crate::policy::record::Record;
+use crate::policy::types::{Quality, SenderStatus, TemplateStatus};
 
 fn range_of(node: &Node, address: &Address) -> usize {
     usize::from(node.engine.identity("acme", address).own.0[0])
@@ -36,6 +38,96 @@ async fn two_alike() -> (Node, Node) {
     replicate(&a, &b).await;
     replicate(&b, &a).await;
     (a, b)
+}
+
+fn template(name: &str, status: TemplateStatus) -> TemplateEntry {
+    TemplateEntry {
+        business: BusinessId::new("acme").unwrap(),
+        name: name.to_owned(),
+        language: "en_US".to_owned(),
+        category: Category::Marketing,
+        topic: Some(offers()),
+        status,
+        quality: Quality::Green,
+        has_opt_out_instructions: false,
+        pause_until: None,
+        time: Timestamp(0),
+    }
+}
+
+fn sender(quality: Quality) -> SenderEntry {
+    SenderEntry {
+        business: BusinessId::new("acme").unwrap(),
+        sender: SenderId::new("1").unwrap(),
+        quality,
+        status: SenderStatus::Connected,
+        status_until: None,
+        time: Timestamp(0),
+    }
+}
+
+/// Two nodes with a template that is paused and a sender that got worse, each reported at one of them.
+async fn two_with_registries() -> (Node, Node) {
+    let (a, b) = (Node::open(fresh()), Node::open(fresh()));
+    a.engine.put_template(template("promo", TemplateStatus::Approved)).await.unwrap();
+    a.engine.put_template(template("promo", TemplateStatus::Paused)).await.unwrap();
+    b.engine.put_sender(sender(Quality::Red)).await.unwrap();
+    replicate(&a, &b).await;
+    replicate(&b, &a).await;
+    (a, b)
+}
+
+#[tokio::test]
+async fn a_damaged_template_is_found_and_mended_from_the_own_ledger_alone() {
+    let (a, b) = two_with_registries().await;
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Equal);
+    // The template may be sent again behind the node's back, and there are one and a sender whom no ledger knows.
+    let status = |node: &Node, name: &str| {
+        node.engine.view().template("acme", name, "en_US").map(|entry| entry.status)
+    };
+    let time = a.clock.now().plus_ms(1_000);
+    a.engine.view().put_template(TemplateEntry { time, ..template("promo", TemplateStatus::Approved) });
+    a.engine.view().put_template(TemplateEntry { time, ..template("never", TemplateStatus::Approved) });
+    a.engine.view().put_sender(SenderEntry { time, ..sender(Quality::Green) });
+    assert_eq!(status(&a, "promo"), Some(TemplateStatus::Approved));
+
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Different);
+    assert_eq!(verdict(&b, &a, REGISTRY), Verdict::Different);
+    assert!(!b.engine.rebuild_range(REGISTRY).unwrap(), "what is sound stays as it is");
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Different, "and the damage has not spread");
+    assert_eq!(status(&b, "promo"), Some(TemplateStatus::Paused));
+    assert!(a.engine.rebuild_range(REGISTRY).unwrap());
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Equal);
+    for node in [&a, &b] {
+        assert_eq!(status(node, "promo"), Some(TemplateStatus::Paused));
+        assert_eq!(status(node, "never"), None);
+        assert_eq!(node.engine.view().sender("acme", "1").unwrap().quality, Quality::Red);
+    }
+    assert!(!a.engine.rebuild_range(REGISTRY).unwrap(), "it is mended once");
+}
+
+#[tokio::test]
+async fn who_is_ahead_by_a_template_cannot_compare_the_registry_and_can_compare_persons() {
+    let (a, b) = two_with_registries().await;
+    b.engine.put_template(template("other", TemplateStatus::Approved)).await.unwrap();
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Incomparable);
+    assert_eq!(verdict(&a, &b, range_of(&a, &somebody(0))), Verdict::Equal);
+    replicate(&b, &a).await;
+    b.try_record(somebody(0), "out", opt_out(b.clock.now()), Source::Caller).await.unwrap();
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Equal);
+}
+
+#[tokio::test]
+async fn nobody_is_sent_to_while_the_registry_is_in_doubt_and_opt_outs_are_taken() {
+    let node = Node::open(fresh());
+    node.opts_in().await;
+    assert_eq!(node.denies(""), None);
+    node.engine.view().doubt(REGISTRY, true);
+    assert_eq!(node.engine.view().doubted(), 1);
+    assert_eq!(node.denies(""), Some(Reason::Unavailable));
+    node.opts_out(node.clock.now(), Source::Caller).await;
+    node.engine.view().doubt(REGISTRY, false);
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
 }
 
 #[tokio::test]
