@@ -384,23 +384,30 @@ mod tests {
                 entries.iter().for_each(|entry| match entry {
                     LedgerEntry::Template(entry) => registry.put_template(entry.clone()),
                     LedgerEntry::Sender(entry) => registry.put_sender(entry.clone()),
+                    LedgerEntry::Distrust { origin, from_sequence, .. } => {
+                        registry.put_distrust(*origin, *from_sequence);
+                    }
                     LedgerEntry::Consent(_) | LedgerEntry::Erasure { .. } => {}
                 });
                 registry
             };
+            let forks = |registry: &Registry| registry.distrusts.all();
             let disk = Disk::default();
             let registry = filled(&before);
             if drained {
                 registry.drain(&disk.store()).unwrap();
             }
             let expected = filled(&built);
-            let differs = registry.entries() != expected.entries();
+            let differs =
+                registry.entries() != expected.entries() || forks(&registry) != forks(&expected);
             prop_assert_eq!(registry.replace(filled(&built)), differs);
             registry.drain(&disk.store()).unwrap();
             let read = Registry::default();
             read.load(&disk.store()).unwrap();
             prop_assert_eq!(read.entries(), expected.entries());
             prop_assert_eq!(registry.entries(), expected.entries());
+            prop_assert_eq!(forks(&read), forks(&expected));
+            prop_assert_eq!(forks(&registry), forks(&expected));
         }
 
         #[test]

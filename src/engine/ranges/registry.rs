@@ -19,9 +19,11 @@ pub(in crate::engine) fn entries(view: &View) -> impl Iterator<Item = LedgerEntr
     // When a fork was found out is not kept: what follows from it does not depend on that.
     let recorded = Timestamp(0);
     let forks: Vec<_> = view.distrust().iter().collect();
-    let forks = forks
-        .into_iter()
-        .map(move |(origin, from_sequence)| LedgerEntry::Distrust { origin, from_sequence, recorded });
+    let forks = forks.into_iter().map(move |(origin, from_sequence)| LedgerEntry::Distrust {
+        origin,
+        from_sequence,
+        recorded,
+    });
     templates.chain(senders).chain(forks)
 }
 

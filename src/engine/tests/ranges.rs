@@ -6,6 +6,7 @@ use crate::policy::event::{SenderEntry, TemplateEntry};
 use crate::policy::ids::EventId;
 use crate::policy::record::Record;
 use crate::policy::types::{Quality, SenderStatus, TemplateStatus};
+use crate::view::Registry;
 
 fn range_of(node: &Node, address: &Address) -> usize {
     usize::from(node.engine.identity("acme", address).own.0[0])
@@ -104,6 +105,22 @@ async fn a_damaged_template_is_found_and_mended_from_the_own_ledger_alone() {
         assert_eq!(node.engine.view().sender("acme", "1").unwrap().quality, Quality::Red);
     }
     assert!(!a.engine.rebuild_range(REGISTRY).unwrap(), "it is mended once");
+}
+
+/// A view that forgot of a fork would let opt-ins count that no longer do.
+#[tokio::test]
+async fn a_fork_that_a_view_forgot_is_found_and_known_again_from_the_own_ledger() {
+    let (a, b) = two_with_registries().await;
+    let forked = OriginId([9; 16]);
+    a.engine.distrust(forked, 4).await.unwrap();
+    replicate(&a, &b).await;
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Equal);
+    b.engine.view().replace_registry(Registry::default());
+    assert!(!b.engine.distrusted().doubts(EventId { origin: forked, sequence: 4 }));
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Different);
+    assert!(b.engine.rebuild_range(REGISTRY).unwrap());
+    assert_eq!(verdict(&a, &b, REGISTRY), Verdict::Equal);
+    assert!(b.engine.distrusted().doubts(EventId { origin: forked, sequence: 4 }));
 }
 
 #[tokio::test]
