@@ -1,6 +1,6 @@
 //! The only reader of the system's clock. Everything else is told what time it is.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::policy::time::Timestamp;
@@ -9,6 +9,9 @@ use crate::policy::time::Timestamp;
 pub trait Clock: Send + Sync + 'static {
     /// Now, by the wall.
     fn now(&self) -> Timestamp;
+
+    /// Milliseconds on a clock that only moves on, also while the machine sleeps. Its zero means nothing.
+    fn mono_ms(&self) -> u64;
 }
 
 /// The system's clock.
@@ -19,6 +22,10 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Timestamp(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    fn mono_ms(&self) -> u64 {
+        mono_ms()
     }
 }
 
@@ -37,28 +44,42 @@ pub fn mono_ms() -> u64 {
 
 /// A clock that stands where it was put: for tests and replays.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    mono_ms: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that stands at `now`.
     #[must_use]
     pub const fn at(now: Timestamp) -> Self {
-        Self(AtomicI64::new(now.0))
+        Self { wall: AtomicI64::new(now.0), mono_ms: AtomicU64::new(0) }
     }
 
-    /// Puts it at `now`.
+    /// Puts the wall at `now`, as a clock that is set does.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.0, Ordering::SeqCst);
+        self.wall.store(now.0, Ordering::SeqCst);
     }
 
-    /// Moves it on by `span_ms`.
+    /// Puts both clocks where they stand at one moment.
+    pub fn stand_at(&self, now: Timestamp, mono_ms: u64) {
+        self.set(now);
+        self.mono_ms.store(mono_ms, Ordering::SeqCst);
+    }
+
+    /// Lets `span_ms` pass.
     pub fn advance_ms(&self, span_ms: i64) {
-        self.0.fetch_add(span_ms, Ordering::SeqCst);
+        self.wall.fetch_add(span_ms, Ordering::SeqCst);
+        self.mono_ms.fetch_add(u64::try_from(span_ms).unwrap_or(0), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn mono_ms(&self) -> u64 {
+        self.mono_ms.load(Ordering::SeqCst)
     }
 }

@@ -225,6 +225,12 @@ impl Engine {
         &self.inner.replica
     }
 
+    /// Whether too little is known of a majority of the anchors now.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.inner.replica.is_stale(self.inner.clock.mono_ms())
+    }
+
     /// The view's figures and state, for metrics and health.
     #[must_use]
     pub fn view(&self) -> &View {

@@ -146,6 +146,9 @@ struct Shared {
     failed: Option<String>,
 }
 
+/// An outbox, what waits in it, its writer and what that is asked for.
+type Prepared = (Outbox, Vec<Arc<Item>>, Writer, Receiver<Job>);
+
 /// The open outbox.
 pub struct Outbox {
     disk: Arc<dyn Disk>,
@@ -153,6 +156,8 @@ pub struct Outbox {
     shared: Arc<Mutex<Shared>>,
     queue: Mutex<Option<SyncSender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    #[cfg(test)]
+    by_hand: Mutex<Option<(Writer, Receiver<Job>)>>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -166,6 +171,38 @@ impl Outbox {
         key_check: [u8; 16],
         lock_wait: Duration,
     ) -> Result<(Self, Vec<Arc<Item>>), OpenError> {
+        let (mut outbox, found, writer, jobs) = Self::prepare(disk, key_check, lock_wait)?;
+        let thread =
+            std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
+        outbox.writer = Mutex::new(Some(thread.map_err(io_error("start the thread of"))?));
+        Ok((outbox, found))
+    }
+
+    /// The same without a thread: [`Outbox::work`] writes.
+    #[cfg(test)]
+    pub(crate) fn open_by_hand(
+        disk: Arc<dyn Disk>,
+        key_check: [u8; 16],
+    ) -> Result<(Self, Vec<Arc<Item>>), OpenError> {
+        let (mut outbox, found, writer, jobs) = Self::prepare(disk, key_check, Duration::ZERO)?;
+        outbox.by_hand = Mutex::new(Some((writer, jobs)));
+        Ok((outbox, found))
+    }
+
+    /// Writes and syncs what waits, where no thread does; `false`: nothing waited.
+    #[cfg(test)]
+    pub(crate) fn work(&self) -> bool {
+        let mut by_hand = self.by_hand.lock();
+        let Some((writer, jobs)) = by_hand.as_mut() else { return false };
+        let group: Vec<Job> = jobs.try_iter().take(GROUP_LEN_MAX).collect();
+        let worked = !group.is_empty();
+        if worked {
+            writer.step(group);
+        }
+        worked
+    }
+
+    fn prepare(disk: Arc<dyn Disk>, key_check: [u8; 16], lock_wait: Duration) -> Result<Prepared, OpenError> {
         let lock = disk.lock(LOCK, lock_wait).map_err(io_error("lock"))?.ok_or(OpenError::Locked)?;
         let Contents { identity, next, items } = match format::read(&*disk, key_check)? {
             Some(contents) => contents,
@@ -183,20 +220,27 @@ impl Outbox {
         let shared = Arc::new(Mutex::new(Shared { waiting, bytes, next, lacks: false, failed: None }));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
         let kept = Arc::clone(&disk);
-        let writer =
-            Writer { disk, identity, key_check, file, end, lacks: false, shared: Arc::clone(&shared) };
-        let thread =
-            std::thread::Builder::new().name("optgate-outbox".into()).spawn(move || writer.run(&jobs));
-        let thread = thread.map_err(io_error("start the thread of"))?;
+        let writer = Writer {
+            disk,
+            identity,
+            key_check,
+            file,
+            end,
+            lacks: false,
+            shared: Arc::clone(&shared),
+            failed: None,
+        };
         let outbox = Self {
             disk: kept,
             identity,
             shared,
             queue: Mutex::new(Some(queue)),
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::default(),
+            #[cfg(test)]
+            by_hand: Mutex::default(),
             _lock: lock,
         };
-        Ok((outbox, found))
+        Ok((outbox, found, writer, jobs))
     }
 
     /// What tells this outbox from any other: random, made with it.
@@ -261,6 +305,12 @@ impl Outbox {
     pub fn waiting(&self) -> Waiting {
         let shared = self.shared.lock();
         Waiting { items: shared.waiting.len(), bytes: shared.bytes }
+    }
+
+    /// Fills `bytes` with its disk's randomness; `false`: there is none.
+    #[must_use]
+    pub fn random(&self, bytes: &mut [u8]) -> bool {
+        self.disk.random(bytes).is_ok()
     }
 
     /// How much its disk has left, in bytes, if that can be told.

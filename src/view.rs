@@ -63,7 +63,9 @@ pub use registry::{Entries, Registry};
 use drain::Pace;
 use folder::{Folder, State};
 use inner::Inner;
-use open::Surroundings;
+pub(crate) use open::Surroundings;
+#[cfg(test)]
+pub(crate) use store::faulty::Disk as MemoryDisk;
 
 /// The longest note, in bytes.
 pub const NOTE_LEN_MAX: usize = 8 * 1024 * 1024;
@@ -224,7 +226,7 @@ impl View {
         Self::open_in(config, dir, ledger, &surroundings)
     }
 
-    fn open_in(
+    pub(crate) fn open_in(
         config: Config,
         dir: &Path,
         ledger: LedgerIdentity,
@@ -530,6 +532,12 @@ impl View {
             return Ok(());
         }
         inner.folder.say(&State { clean: true, ..self.state() })
+    }
+
+    /// Does what the view's thread does now and then, where there is none.
+    #[cfg(test)]
+    pub(crate) fn sweep(&self) -> Result<bool, ViewError> {
+        self.inner.sweep(Pace::Full)
     }
 
     /// What the folder says of a view that is built and in use.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -51,8 +51,8 @@ struct Underway {
     /// What holds here meanwhile, and under which name.
     held: Option<Arc<ConsentEvent>>,
     mark: Option<(Identifier, RequestMark)>,
-    /// Since when, in this run.
-    since: Instant,
+    /// Since when, in this run, by the clock that only moves on.
+    since_ms: u64,
     /// It was handed out to be carried, so an anchor may have numbered it.
     handed_out: bool,
     outcome: watch::Sender<Option<Outcome>>,
@@ -111,7 +111,8 @@ const REPLICATED_MAX: usize = 1_024;
 
 impl Edge {
     /// An edge whose outbox had `found` in it.
-    pub(super) fn new(outbox: Outbox, found: &[Arc<Item>], view: &View) -> Self {
+    pub(super) fn new(outbox: Outbox, found: &[Arc<Item>], view: &View, mono_ms: u64) -> Self {
+        let doubtful_origin = doubtful_origin(&outbox);
         let edge = Self {
             outbox,
             heads: Mutex::default(),
@@ -123,7 +124,7 @@ impl Edge {
             arriving: Mutex::default(),
             replicated: Mutex::default(),
             doubtful: AtomicU64::new(1),
-            doubtful_origin: doubtful_origin(),
+            doubtful_origin,
         };
         for item in found {
             let event = match codec::decode_entry(&item.payload) {
@@ -131,7 +132,7 @@ impl Edge {
                 Ok(_) => None,
                 Err(_) => codec::salvage_opt_outs(&item.payload),
             };
-            edge.take_up(item, event.as_ref(), view);
+            edge.take_up(item, event.as_ref(), view, mono_ms);
         }
         edge
     }
@@ -207,6 +208,7 @@ impl Edge {
         item: &Arc<Item>,
         event: Option<&ConsentEvent>,
         view: &View,
+        since_ms: u64,
     ) -> watch::Receiver<Option<Outcome>> {
         let held = event.and_then(suppressing).map(Arc::new);
         if let Some(held) = &held {
@@ -217,9 +219,8 @@ impl Edge {
             self.by_mark.lock().insert((who, whole(mark)), item.number);
         }
         let (outcome, watching) = watch::channel(None);
-        self.underway
-            .lock()
-            .insert(item.number, Underway { held, mark, since: Instant::now(), handed_out: false, outcome });
+        let underway = Underway { held, mark, since_ms, handed_out: false, outcome };
+        self.underway.lock().insert(item.number, underway);
         let mut unsent = self.unsent.lock();
         let line = if item.priority { &mut unsent.urgent } else { &mut unsent.ordinary };
         line.push_back(Arc::clone(item));
@@ -276,13 +277,30 @@ impl Edge {
     pub(super) fn close(&self) {
         self.outbox.close();
     }
+
+    /// The number of the item that was taken in last, if one is under way.
+    #[cfg(test)]
+    pub(crate) fn newest_item(&self) -> Option<u64> {
+        self.underway.lock().keys().max().copied()
+    }
+
+    /// Whether an item is under way.
+    #[cfg(test)]
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.underway.lock().contains_key(&number)
+    }
+
+    #[cfg(test)]
+    pub(super) fn work(&self) -> bool {
+        self.outbox.work()
+    }
 }
 
 /// An origin that no ledger has, of this run alone.
-fn doubtful_origin() -> [u8; 16] {
+fn doubtful_origin(outbox: &Outbox) -> [u8; 16] {
     let mut origin = [0xff; 16];
     // Without randomness it is still nobody's.
-    let _ = getrandom::fill(&mut origin);
+    let _ = outbox.random(&mut origin);
     origin
 }
 
@@ -401,8 +419,8 @@ impl Engine {
     #[must_use]
     pub fn age_ms(&self, item: &Item) -> u64 {
         let Some(edge) = self.edge() else { return 0 };
-        let since = edge.underway.lock().get(&item.number).map(|underway| underway.since);
-        let known = since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let since_ms = edge.underway.lock().get(&item.number).map(|underway| underway.since_ms);
+        let known = since_ms.map_or(0, |since_ms| self.inner.clock.mono_ms().saturating_sub(since_ms));
         match codec::decode_entry(&item.payload) {
             Ok(LedgerEntry::Consent(event)) => {
                 let told = self.inner.clock.now().0.saturating_sub(event.recorded.0);

@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 
-use crate::clock;
 use crate::ledger::Head;
 use crate::policy::ids::{EventId, OriginId};
 
@@ -79,11 +78,11 @@ impl Replica {
         self.alone
     }
 
-    /// Whether too little is known of a majority of the anchors.
+    /// Whether too little is known of a majority of the anchors at `mono_ms`, by the clock that only moves on.
     #[must_use]
-    pub fn is_stale(&self) -> bool {
+    pub fn is_stale(&self, mono_ms: u64) -> bool {
         self.damaged.load(Ordering::Relaxed)
-            || !self.alone && clock::mono_ms() >= self.fresh_until_ms.load(Ordering::Acquire)
+            || !self.alone && mono_ms >= self.fresh_until_ms.load(Ordering::Acquire)
     }
 
     /// The ledger has a stretch that cannot be read: an opt-out may have been in it, so this node is stale for good.
@@ -216,15 +215,14 @@ mod tests {
     #[test]
     fn a_node_among_others_is_stale_until_told_otherwise() {
         let alone = Replica::alone();
-        assert!(!alone.is_stale() && !alone.is_catching_up());
+        assert!(!alone.is_stale(0) && !alone.is_catching_up());
         let replica = Replica::among_others(Duration::ZERO);
-        assert!(replica.is_stale() && replica.is_catching_up());
-        replica.set_fresh_until_ms(clock::mono_ms() + 60_000);
-        assert!(!replica.is_stale());
-        replica.set_fresh_until_ms(clock::mono_ms());
-        assert!(replica.is_stale());
+        assert!(replica.is_stale(0) && replica.is_catching_up());
+        replica.set_fresh_until_ms(60_000);
+        assert!(!replica.is_stale(59_999));
+        assert!(replica.is_stale(60_000));
         alone.set_damaged();
-        assert!(alone.is_stale());
+        assert!(alone.is_stale(0));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::outbox::{self, Outbox};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::EventId;
 use crate::policy::keywords::Lexicon;
+use crate::policy::time::Timestamp;
 use crate::view::{self, LedgerIdentity, Note, Placed, View, ViewError};
 
 use super::applying::{Applying, read_entry};
@@ -125,13 +126,27 @@ impl Engine {
     /// # Errors
     /// [`StartError`].
     pub fn open(parts: Parts) -> Result<(Self, Started), StartError> {
+        let surroundings = view::Surroundings::real(&parts.view, &parts.view_dir);
+        Self::open_in(parts, &surroundings)
+    }
+
+    /// The same with other surroundings of the view. Where it has no thread, nothing of the engine has one, and
+    /// [`Engine::work`] does what threads would.
+    pub(crate) fn open_in(
+        parts: Parts,
+        surroundings: &view::Surroundings,
+    ) -> Result<(Self, Started), StartError> {
         let begun = Instant::now();
         let check = parts.key.check_value();
         let applying = Arc::new(Applying::new(Arc::clone(&parts.replica)));
+        let (Storage::Ledger { disk, .. } | Storage::Outbox { disk }) = &parts.storage;
+        let run = run_name(&**disk, parts.clock.now());
+        let identity = LedgerIdentity(check);
+        let place = ViewPlace { config: parts.view, dir: &parts.view_dir, identity, surroundings };
         let (log, view, mut started) = match parts.storage {
             Storage::Ledger { disk, config } => {
-                let (ledger, opened) = Ledger::open(&config, disk, check, Box::new(Arc::clone(&applying)))?;
-                let (view, started) = bring_up(&ledger, opened, parts.view, &parts.view_dir, check)?;
+                let (ledger, opened) = open_ledger(&config, disk, check, &applying, surroundings)?;
+                let (view, started) = bring_up(&ledger, opened, &place)?;
                 if !started.damages.is_empty() {
                     parts.replica.set_damaged();
                 }
@@ -142,10 +157,11 @@ impl Engine {
                 (Log::Ledger(ledger), view, started)
             }
             Storage::Outbox { disk } => {
-                let (outbox, found) = Outbox::open(disk, check, OUTBOX_LOCK_WAIT)?;
-                let view = empty_view(parts.view, &parts.view_dir, check)?;
+                let (outbox, found) = open_outbox(disk, check, surroundings)?;
+                let view = empty_view(&place)?;
                 let started = Started { waiting: found.len(), ..Started::default() };
-                (Log::Edge(Box::new(Edge::new(outbox, &found, &view))), view, started)
+                let edge = Edge::new(outbox, &found, &view, parts.clock.mono_ms());
+                (Log::Edge(Box::new(edge)), view, started)
             }
         };
         let vector = Arc::clone(&applying.vector);
@@ -170,7 +186,7 @@ impl Engine {
             usage: Sharing::new(usage_lost),
             first_origin: std::sync::OnceLock::new(),
             serial: AtomicU64::new(0),
-            run: run_name(),
+            run,
             phase: watch::Sender::new(Phase::Serving),
         });
         let checkpoint = Arc::downgrade(&inner);
@@ -214,6 +230,15 @@ impl Engine {
         ledger?;
         view?;
         Ok(())
+    }
+
+    /// Does what waits for the writer of the ledger or the outbox, where it has no thread; `false`: nothing did.
+    #[cfg(test)]
+    pub(crate) fn work(&self) -> bool {
+        match &self.inner.log {
+            Log::Ledger(ledger) => ledger.work(),
+            Log::Edge(edge) => edge.work(),
+        }
     }
 
     /// Stops answering; calls under way finish.
@@ -260,15 +285,56 @@ impl Inner {
 /// How long to wait for a dying predecessor to let go of the outbox.
 const OUTBOX_LOCK_WAIT: Duration = Duration::from_secs(5);
 
+fn open_ledger(
+    config: &ledger::Config,
+    disk: Arc<dyn Disk>,
+    check: [u8; 16],
+    applying: &Arc<Applying>,
+    surroundings: &view::Surroundings,
+) -> Result<(Ledger, ledger::Opened), ledger::OpenError> {
+    let applier = Box::new(Arc::clone(applying));
+    #[cfg(test)]
+    if !surroundings.thread {
+        return Ledger::open_by_hand(disk, check, applier);
+    }
+    debug_assert!(surroundings.thread, "only tests go without");
+    Ledger::open(config, disk, check, applier)
+}
+
+fn open_outbox(
+    disk: Arc<dyn Disk>,
+    check: [u8; 16],
+    surroundings: &view::Surroundings,
+) -> Result<(Outbox, Vec<Arc<outbox::Item>>), outbox::OpenError> {
+    #[cfg(test)]
+    if !surroundings.thread {
+        return Outbox::open_by_hand(disk, check);
+    }
+    debug_assert!(surroundings.thread, "only tests go without");
+    Outbox::open(disk, check, OUTBOX_LOCK_WAIT)
+}
+
+/// Where the view is, and in what surroundings.
+struct ViewPlace<'a> {
+    config: view::Config,
+    dir: &'a Path,
+    identity: LedgerIdentity,
+    surroundings: &'a view::Surroundings,
+}
+
+impl ViewPlace<'_> {
+    fn open(&self) -> Result<(View, view::Opened), ViewError> {
+        View::open_in(self.config.clone(), self.dir, self.identity, self.surroundings)
+    }
+}
+
 /// Opens the view and applies what it lacks of the ledger.
 fn bring_up(
     ledger: &Ledger,
     opened: ledger::Opened,
-    config: view::Config,
-    dir: &Path,
-    check: [u8; 16],
+    place: &ViewPlace<'_>,
 ) -> Result<(View, Started), StartError> {
-    let (view, view_opened) = open_view(config, dir, LedgerIdentity(check), opened.head)?;
+    let (view, view_opened) = open_view(place, opened.head)?;
     let mut started = Started { created: opened.created, damages: opened.damages, ..Started::default() };
     started.replayed = match view_opened.rebuild {
         Some(why) => {
@@ -289,20 +355,15 @@ fn bring_up(
 
 /// A view that answers nothing before a snapshot is loaded. What an earlier run knew of consent is of no use: it may lack what came
 /// since, and a snapshot has all of it.
-fn empty_view(config: view::Config, dir: &Path, check: [u8; 16]) -> Result<View, StartError> {
-    View::begin_anew(dir)?;
-    Ok(View::open(config, dir, LedgerIdentity(check))?.0)
+fn empty_view(place: &ViewPlace<'_>) -> Result<View, StartError> {
+    View::begin_anew(place.dir)?;
+    Ok(place.open()?.0)
 }
 
 /// Opens the view. One that is ahead of the ledger belongs to what the ledger was before a backup was put back:
 /// it would skip what is appended from now on, so it is built anew.
-fn open_view(
-    config: view::Config,
-    dir: &Path,
-    identity: LedgerIdentity,
-    head: Position,
-) -> Result<(View, view::Opened), StartError> {
-    let (view, opened) = View::open(config.clone(), dir, identity)?;
+fn open_view(place: &ViewPlace<'_>, head: Position) -> Result<(View, view::Opened), StartError> {
+    let (view, opened) = place.open()?;
     if opened.rebuild.is_some() || opened.replay_from <= head {
         return Ok((view, opened));
     }
@@ -310,15 +371,12 @@ fn open_view(
         "the ledger ends before what the view holds: a backup was put back; the view is built anew"
     );
     drop(view);
+    let dir = place.dir;
     std::fs::remove_dir_all(dir).map_err(|source| StartError::Directory { dir: dir.to_owned(), source })?;
-    Ok(View::open(config, dir, identity)?)
+    Ok(place.open()?)
 }
 
-fn restore_limits(
-    view: &View,
-    limiter: &Limiter,
-    now: crate::policy::time::Timestamp,
-) -> Result<(), ViewError> {
+fn restore_limits(view: &View, limiter: &Limiter, now: Timestamp) -> Result<(), ViewError> {
     let apply = |chunk: &[u8]| {
         if let Err(fault) = limiter.apply(chunk, now) {
             tracing::warn!(%fault, "stored limits are not taken over; counting starts afresh");
@@ -341,12 +399,11 @@ fn restore_limits(
     Ok(())
 }
 
-fn run_name() -> [u8; 8] {
+fn run_name(disk: &dyn Disk, now: Timestamp) -> [u8; 8] {
     let mut name = [0; 8];
     // Without randomness the clock still tells runs apart.
-    if getrandom::fill(&mut name).is_err() {
-        let now = crate::clock::SystemClock.now().0;
-        name = now.to_le_bytes();
+    if disk.random(&mut name).is_err() {
+        name = now.0.to_le_bytes();
     }
     name
 }

@@ -30,6 +30,8 @@ pub struct Ledger {
     exchange: Arc<Exchange>,
     sizes: Sizes,
     running: Mutex<Option<Running>>,
+    #[cfg(test)]
+    by_hand: Option<Mutex<super::writer::ByHand>>,
 }
 
 /// What closing takes apart.
@@ -76,7 +78,36 @@ impl Ledger {
             })
             .map_err(io_error("start the writer of", "."))?;
         let running = Mutex::new(Some(Running { writer, _lock: lock }));
-        Ok((Self { shared, exchange, sizes, running }, opened))
+        let ledger = Self {
+            shared,
+            exchange,
+            sizes,
+            running,
+            #[cfg(test)]
+            by_hand: None,
+        };
+        Ok((ledger, opened))
+    }
+
+    /// The same without a thread, and in small segments: [`Ledger::work`] writes. Nobody else has the disk.
+    #[cfg(test)]
+    pub(crate) fn open_by_hand(
+        disk: Arc<dyn Disk>,
+        key_check: [u8; 16],
+        applier: Box<dyn Applier>,
+    ) -> Result<(Self, Opened), OpenError> {
+        let sizes = super::tests::BY_HAND;
+        let (log, opened) = recover::open(disk, sizes, key_check)?;
+        let shared = Arc::clone(&log.shared);
+        let exchange = Arc::new(Exchange::new(opened.head, log.reserve.is_some()));
+        let by_hand = Some(Mutex::new(super::writer::ByHand::new(log, applier)));
+        Ok((Self { shared, exchange, sizes, running: Mutex::new(None), by_hand }, opened))
+    }
+
+    /// Writes, syncs and applies what waits, where no thread does; `false`: nothing waited.
+    #[cfg(test)]
+    pub(crate) fn work(&self) -> bool {
+        self.by_hand.as_ref().is_some_and(|by_hand| by_hand.lock().work(&self.exchange))
     }
 
     /// Hands an entry to the writer. The answer comes when the entry is durable and applied. Dropping the [`Ack`] does not take the entry back.
@@ -220,6 +251,11 @@ impl Ledger {
     /// # Errors
     /// [`AppendError::Failed`] when the ledger had failed or the end could not be marked; the next start then takes the crash path.
     pub fn close(&self) -> Result<(), AppendError> {
+        #[cfg(test)]
+        if self.by_hand.is_some() {
+            self.exchange.finish();
+            self.work();
+        }
         let Some(running) = self.running.lock().take() else { return Ok(()) };
         self.exchange.finish();
         if running.writer.join().is_err() {
@@ -234,6 +270,11 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
+        #[cfg(test)]
+        if self.by_hand.is_some() {
+            // Ended like a process that is killed.
+            return;
+        }
         // Whoever wants to know how it ended calls `close`.
         let _ = self.close();
     }

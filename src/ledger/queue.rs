@@ -206,6 +206,13 @@ impl Exchange {
         (queue.state.clone(), queue.len())
     }
 
+    /// Whether [`Exchange::next`] would answer at once.
+    #[cfg(test)]
+    pub(super) fn has_work(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.is_empty() || queue.closing
+    }
+
     pub(super) fn next(&self) -> Work {
         let mut queue = self.queue.lock();
         while queue.is_empty() && !queue.closing {

@@ -22,6 +22,10 @@ mod space;
 const KEY_CHECK: [u8; 16] = [7; 16];
 
 /// Small enough for several segments, large enough for a few records each.
+/// Of ledgers that are written by hand: many small segments.
+pub(crate) const BY_HAND: Sizes =
+    Sizes { segment: 32_768, step: 4096, reserve: 8192, min_free: 0, mark_every: 512, marks_max: 8 };
+
 const SIZES: Sizes =
     Sizes { segment: 8192, step: 4096, reserve: 4096, min_free: 0, mark_every: 512, marks_max: 8 };
 

@@ -26,6 +26,40 @@ pub(super) fn run(mut log: Log, exchange: &Exchange, mut applier: Box<dyn Applie
     }
 }
 
+/// The writer without a thread of its own, for tests: it does what waits when it is told to.
+#[cfg(test)]
+pub(super) struct ByHand {
+    log: Log,
+    applier: Box<dyn Applier>,
+    ended: bool,
+}
+
+#[cfg(test)]
+impl ByHand {
+    pub(super) fn new(log: Log, applier: Box<dyn Applier>) -> Self {
+        Self { log, applier, ended: false }
+    }
+
+    /// Does all that waits, as one group if it fits; `false`: nothing did.
+    pub(super) fn work(&mut self, exchange: &Exchange) -> bool {
+        let mut worked = false;
+        while !self.ended && exchange.has_work() {
+            worked = true;
+            let work = exchange.next();
+            if work.done {
+                let closed = self.log.close();
+                exchange.end(
+                    closed.map_or_else(|failure| State::Failed(failure.to_string()), |()| State::Closed),
+                );
+                self.ended = true;
+            } else {
+                self.ended = !step(&mut self.log, exchange, &mut *self.applier, work);
+            }
+        }
+        worked
+    }
+}
+
 /// Whatever ends the writer, nobody waits for it in vain.
 struct EndGuard<'a>(&'a Exchange);
 

@@ -20,32 +20,38 @@ pub struct Writer {
     /// Something that waits is not in the file: there was no room for it.
     pub lacks: bool,
     pub shared: Arc<Mutex<Shared>>,
+    /// Why nothing is written any more.
+    pub failed: Option<String>,
 }
 
 impl Writer {
     /// Writes until nobody asks any more.
     pub fn run(mut self, jobs: &Receiver<Job>) {
-        let mut failed: Option<String> = None;
         while let Some(group) = next_group(jobs) {
-            let outcome = match &failed {
-                Some(why) => Err(PutError::Failed(why.clone())),
-                None => self.write(&group),
-            };
-            if let Err(PutError::Failed(why)) = &outcome
-                && failed.is_none()
-            {
-                failed = Some(self.fail(why.clone()));
+            self.step(group);
+        }
+    }
+
+    /// Writes one group.
+    pub fn step(&mut self, group: Vec<Job>) {
+        let outcome = match &self.failed {
+            Some(why) => Err(PutError::Failed(why.clone())),
+            None => self.write(&group),
+        };
+        if let Err(PutError::Failed(why)) = &outcome
+            && self.failed.is_none()
+        {
+            self.failed = Some(self.fail(why.clone()));
+        }
+        for job in group {
+            if let Job::Put(_, answer) = job {
+                // Whoever gave up waiting needs no answer.
+                let _ = answer.send(outcome.clone());
             }
-            for job in group {
-                if let Job::Put(_, answer) = job {
-                    // Whoever gave up waiting needs no answer.
-                    let _ = answer.send(outcome.clone());
-                }
-            }
-            self.lacks |= std::mem::take(&mut self.shared.lock().lacks) || outcome.is_err();
-            if failed.is_none() {
-                failed = self.renew_if_worth().err();
-            }
+        }
+        self.lacks |= std::mem::take(&mut self.shared.lock().lacks) || outcome.is_err();
+        if self.failed.is_none() {
+            self.failed = self.renew_if_worth().err();
         }
     }
 

@@ -166,7 +166,7 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
     set("optgate_view_behind", truth(engine.is_behind()));
     set("optgate_ranges_in_doubt", engine.view().doubted() as f64);
     set("optgate_distrusted_origins", engine.distrusted().iter().len() as f64);
-    set("optgate_stale", truth(engine.replica().is_stale()));
+    set("optgate_stale", truth(engine.is_stale()));
     set("optgate_catching_up", truth(engine.replica().is_catching_up()));
     set("optgate_members", f64::from(engine.replica().members()));
     for table in engine.limiter().usage() {

@@ -38,6 +38,22 @@ impl Surroundings {
     }
 }
 
+#[cfg(test)]
+impl Surroundings {
+    /// A store on `disk` in memory, which goes with its folder, and no thread.
+    pub fn by_hand(disk: &super::MemoryDisk, boot: String) -> Self {
+        let disk = disk.clone();
+        let opener: Opener = Arc::new(move |dir: &Path| {
+            if !dir.exists() {
+                disk.wipe();
+                fs::create_dir_all(dir).map_err(|fault| StoreError::Failed(fault.to_string()))?;
+            }
+            Ok(Box::new(disk.store()) as Box<dyn Store>)
+        });
+        Self { opener, free_bytes: Arc::new(|| None), boot, thread: false }
+    }
+}
+
 /// What to do with a view as it was found.
 enum Verdict {
     /// Use it.

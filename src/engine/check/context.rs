@@ -102,7 +102,7 @@ impl Context {
             zones: Zones::of(request, rules, address),
             limits,
             portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
-            stale: inner.replica.is_stale(),
+            stale: inner.replica.is_stale(inner.clock.mono_ms()),
             unseen_write,
         }
     }

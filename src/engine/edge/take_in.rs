@@ -54,7 +54,7 @@ impl Inner {
                     _ => None,
                 };
                 let (item, synced) = edge.outbox.put(payload, blob, priority)?;
-                let outcome = edge.take_up(&item, event, &self.view);
+                let outcome = edge.take_up(&item, event, &self.view, self.clock.mono_ms());
                 turn.clear();
                 if let Ok(Ok(Err(error))) = tokio::time::timeout(left(), synced).await {
                     tracing::warn!(%error, "what was taken in is kept in memory alone until an anchor or the disk has it");
@@ -107,7 +107,7 @@ fn fitting(
 /// A mark for an event that came without a request id.
 fn random_mark(edge: &Edge, now_ms: i64) -> RequestMark {
     let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
+    if !edge.outbox.random(&mut bytes) {
         // Without randomness, what no other edge and no other moment has.
         bytes[..8].copy_from_slice(&edge.identity()[..8]);
         bytes[8..].copy_from_slice(&now_ms.to_le_bytes());

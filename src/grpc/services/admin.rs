@@ -260,7 +260,7 @@ fn pb_replication(engine: &Engine, report: peers::Report) -> v1::ReplicationStat
     let few = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let replica = engine.replica();
     v1::ReplicationStatus {
-        stale: replica.is_stale(),
+        stale: engine.is_stale(),
         catching_up: replica.is_catching_up(),
         backlog_events,
         members: replica.members(),

@@ -84,7 +84,7 @@ impl ConsentService for Consent {
         }
         let mut view =
             self.engine.consent(business.as_str(), &address, &read, token).map_err(ApiError::from)?;
-        view.stale |= self.engine.replica().is_stale();
+        view.stale |= self.engine.is_stale();
         Ok(Response::new(consent_response(view)))
     }
 
