@@ -4,24 +4,25 @@
 //!  peer ⇄ door │ dial ⇄ link ⇄ carrier ⇄ drive ⇄ Machine
 //!                                        │ ├▶ hands ─▶ ledger: relay, read
 //!                                        │ └▶ usage ⇄ engine: what was sent, heard and undone, here and elsewhere
-//!                                        └──▶ Replica: fresh until, backlog, members, clocks, what a majority holds
+//!                                        └▶ knowing ─▶ Replica: fresh until, backlog, members, clocks
 //!  edge:  snapshot ◀─ anchor, once, before it talks      submit ─▶ anchor: what was taken in here, until one has it
 //! ```
 //!
 //! [`drive`] runs the machine in one task: all that happens comes to it in one order. It decides nothing: the protocol is the
 //! machine's, what a stale node may allow is the policy's. Nothing here has heard of consent.
 
-mod anchors;
+pub(crate) mod anchors;
 mod carrier;
-mod compare;
+pub(crate) mod compare;
 mod dial;
-mod door;
+pub(crate) mod door;
 mod drive;
 mod figures;
-mod hands;
-mod link;
-mod snapshot;
-mod submit;
+pub(crate) mod hands;
+pub(crate) mod knowing;
+pub(crate) mod link;
+pub(crate) mod snapshot;
+pub(crate) mod submit;
 #[cfg(test)]
 mod tests;
 mod usage;

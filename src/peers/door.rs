@@ -14,6 +14,7 @@ use super::compare;
 use super::link::{Links, Outgoing};
 use super::snapshot::{self, Parts};
 use crate::engine::Engine;
+use crate::engine::edge::Numbered;
 use crate::engine::submitted::TakenIn;
 use crate::grpc::status::ApiError;
 use crate::pb::replication::v1 as pb;
@@ -75,6 +76,19 @@ impl Stream for Answers {
     }
 }
 
+/// Numbers what an edge took in.
+pub async fn number(
+    engine: &Engine,
+    request: pb::SubmitRequest,
+    within: Duration,
+) -> Result<pb::SubmitResponse, Status> {
+    let pb::SubmitRequest { member: _, payload, blob, wait_ms: _, age_ms } = request;
+    let taken_in = TakenIn { payload, blob, age_ms };
+    let Numbered { event, replicated } = engine.number(taken_in, within).await.map_err(ApiError::from)?;
+    let EventId { origin, sequence } = event;
+    Ok(pb::SubmitResponse { origin: origin.0.to_vec(), sequence, replicated })
+}
+
 #[tonic::async_trait]
 impl PeerService for Door {
     type ExchangeStream = Answers;
@@ -108,18 +122,11 @@ impl PeerService for Door {
         &self,
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitResponse>, Status> {
-        let pb::SubmitRequest { member, payload, blob, wait_ms, age_ms } = request.into_inner();
-        check_member(member.as_ref(), &self.member)?;
+        let request = request.into_inner();
+        check_member(request.member.as_ref(), &self.member)?;
         let _turn = self.submits.try_acquire().map_err(|_| ApiError::Overloaded)?;
-        let within = Duration::from_millis(wait_ms.min(SUBMIT_WAIT_MS_MAX).into());
-        let taken_in = TakenIn { payload, blob, age_ms };
-        let numbered = self.engine.number(taken_in, within).await.map_err(ApiError::from)?;
-        let EventId { origin, sequence } = numbered.event;
-        Ok(Response::new(pb::SubmitResponse {
-            origin: origin.0.to_vec(),
-            sequence,
-            replicated: numbered.replicated,
-        }))
+        let within = Duration::from_millis(request.wait_ms.min(SUBMIT_WAIT_MS_MAX).into());
+        Ok(Response::new(number(&self.engine, request, within).await?))
     }
 
     async fn exchange(

@@ -1,6 +1,6 @@
 //! Runs the machine: one task, one order of events.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::carrier::Streams;
 use super::figures::Figures;
-use super::hands::{self, Storing};
+use super::hands::{self, Kept, Work};
+use super::knowing::Knowing;
 use super::link::Links;
 use super::usage::Usage;
 use super::{Config, Driver, PeerReport, Report};
 use crate::clock::{self, Clock as _, SystemClock};
 use crate::engine::Engine;
-use crate::ledger::{Head, Relayed};
+use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::readiness::{Obstacle, Readiness};
-use crate::replication::frame::{Events, Instance, Refusal};
+use crate::replication::frame::Refusal;
 use crate::replication::vector::Heads;
 use crate::replication::{
     Carrier as _, CloseReason, Effect, Incoming, Input, Machine, Mono, Note, Now, StoreOutcome, StoreRefusal,
@@ -34,12 +35,8 @@ const FRAMES_PER_TURN: usize = 64;
 const ANSWERS_WAITING_MAX: usize = 256;
 /// Frames of records that wait for the ledger: those of as many peers as there may be, each with a full window.
 const WORK_WAITING_MAX: usize = 2_048;
-/// The most clocks of peers that are remembered.
-const CLOCKS_MAX: usize = 1_024;
 /// How long to wait after events could not be recorded anew.
 const ANEW_RETRY: Duration = Duration::from_secs(1);
-/// The most records that did not verify whose opt-outs are remembered as kept, so that each is kept once.
-const DOUBTFUL_MAX: usize = 10_000;
 
 /// What reports are made from.
 pub struct Shared {
@@ -113,11 +110,9 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         to_store,
         inputs,
         refused: Vec::new(),
-        backlog_since: Some(now().mono),
-        clocks: HashMap::new(),
+        knowing: Knowing::new(config.max_staleness, config.bootstrap_budget, now().mono),
         own: HashSet::new(),
         figures: Figures::new(config.machine.peers_max),
-        config,
     };
     node.readiness.raise(Obstacle::CatchingUp);
     let mut ticks = tokio::time::interval(TICK);
@@ -147,10 +142,6 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     let _ = anew.await;
 }
 
-fn named_input((origin, head): (OriginId, Head)) -> Input {
-    Input::Named { origin, head }
-}
-
 fn input_of(incoming: Incoming) -> Input {
     match incoming {
         Incoming::Connected { link, dialled } => Input::Connected { link, dialled },
@@ -166,15 +157,11 @@ struct Node {
     usage: Usage,
     engine: Engine,
     readiness: Readiness,
-    config: Config,
     to_store: mpsc::Sender<Work>,
     inputs: mpsc::Sender<Input>,
     /// Answers to what found no room on its way to the ledger.
     refused: Vec<Input>,
-    /// Since when there is a known backlog, or at the start too little is known.
-    backlog_since: Option<Mono>,
-    /// By how many milliseconds each peer's clock was off when it was last measured.
-    clocks: HashMap<Instance, u64>,
+    knowing: Knowing,
     /// The origins of this run.
     own: HashSet<OriginId>,
     figures: Figures,
@@ -185,9 +172,9 @@ impl Node {
     fn hear_own(&mut self) {
         for (origin, head) in self.engine.replica().take_own() {
             if self.own.insert(origin)
-                && let Some(named) = self.engine.ledger().ok().and_then(|ledger| ledger.previous_of(origin))
+                && let Some(named) = hands::named_by(&self.engine, origin)
             {
-                let effects = self.shared.machine.lock().handle(named_input(named), now());
+                let effects = self.shared.machine.lock().handle(named, now());
                 self.act(effects);
             }
             let effects = self.shared.machine.lock().handle(Input::OwnAppended { origin, head }, now());
@@ -246,45 +233,16 @@ impl Node {
         }
     }
 
-    /// Tells the engine what follows for checks.
+    /// Tells the engine what follows for checks, and others how it is.
     fn publish(&mut self) {
         let replica = self.engine.replica();
         let machine = self.shared.machine.lock();
         let mono = now().mono;
-        let staleness_ms = u64::try_from(self.config.max_staleness.as_millis()).unwrap_or(u64::MAX);
-        replica.set_fresh_until_ms(machine.fresh_until(mono, staleness_ms).map_or(u64::MAX, |until| until.0));
-        replica.set_members(machine.members());
-        for (instance, off_ms) in machine.clocks_off_ms() {
-            if self.clocks.len() >= CLOCKS_MAX && !self.clocks.contains_key(&instance) {
-                self.clocks.clear();
-            }
-            self.clocks.insert(instance, off_ms.unsigned_abs());
-        }
-        // A clock that was off is off until it is measured anew, and one that was never measured may be.
-        replica.set_clocks_apart_ms(self.clocks.values().copied().max().unwrap_or(u64::MAX));
-
-        let behind = !machine.is_caught_up();
-        let unheard = machine.progress().anchors < machine.others_wanted();
-        let remarks = self.figures.show(&machine, replica.is_stale(), mono);
+        let catching_up = self.knowing.publish(&machine, replica, mono);
+        let remarks = self.figures.show(&machine, replica.is_stale(mono.0), mono);
         drop(machine);
         if let Some(remarks) = remarks {
             self.readiness.remark(remarks);
-        }
-        let starting = replica.is_catching_up() && self.backlog_since.is_some();
-        if behind || (starting && unheard) {
-            self.backlog_since.get_or_insert(mono);
-        } else {
-            self.backlog_since = None;
-        }
-        let budget_ms = u64::try_from(self.config.bootstrap_budget.as_millis()).unwrap_or(u64::MAX);
-        let catching_up = self.backlog_since.is_some_and(|since| mono.since_ms(since) < budget_ms);
-        if catching_up != replica.is_catching_up() {
-            replica.set_catching_up(catching_up);
-            if self.backlog_since.is_some() && !catching_up {
-                tracing::warn!(
-                    "the anchors' events are not all here yet; serving what may be served without them"
-                );
-            }
         }
         if catching_up {
             self.readiness.raise(Obstacle::CatchingUp);
@@ -349,58 +307,13 @@ impl Node {
     }
 }
 
-/// What the ledger is to do with a peer's records.
-enum Work {
-    Store(Storing),
-    KeepApart { ticket: u64, events: Events },
-}
-
-/// Answers the machine in the order in which records were handed to the ledger, and keeps the opt-outs of those that do not verify.
+/// Answers the machine in the order in which records were handed to the ledger.
 async fn store_in_order(engine: Engine, mut work: mpsc::Receiver<Work>, inputs: mpsc::Sender<Input>) {
-    let mut kept: HashSet<[u8; 32]> = HashSet::new();
+    let mut kept = Kept::default();
     while let Some(next) = work.recv().await {
-        let (mut answer, doubtful) = match next {
-            Work::Store(storing) => {
-                let named = storing.named();
-                let (ticket, outcome, doubtful) = storing.finish().await;
-                if let Some(named) = named.filter(|_| outcome.head().is_some()) {
-                    let _ = inputs.send(named_input(named)).await;
-                }
-                (Input::Stored { ticket, outcome }, doubtful)
-            }
-            Work::KeepApart { ticket, events } => {
-                let (origin, reader) = (events.origin, engine.clone());
-                let looking = tokio::task::spawn_blocking(move || {
-                    let fork = reader.fork_in(origin, events.first, &events.records);
-                    (fork, hands::differing(&reader, events))
-                });
-                let looked = looking.await;
-                let mut kept = looked.is_ok();
-                let (fork, differing) = looked.unwrap_or_default();
-                if let Some(sequence) = fork {
-                    kept &= distrust(&engine, origin, sequence).await;
-                }
-                (Input::KeptApart { ticket, kept }, differing)
-            }
-        };
-        for doubtful in doubtful {
-            let is_kept = keep_opt_outs(&engine, &doubtful, &mut kept).await;
-            if let Input::KeptApart { kept, .. } = &mut answer {
-                *kept &= is_kept;
-            }
-        }
-        // Fails only once the node stops; what is on its way to the disk is waited for all the same.
-        let _ = inputs.send(answer).await;
-    }
-}
-
-/// Two records are proven to bear the name of `origin` and `sequence`. Says whether that is known for good.
-async fn distrust(engine: &Engine, origin: OriginId, sequence: u64) -> bool {
-    match engine.distrust(origin, sequence).await {
-        Ok(_) => true,
-        Err(error) => {
-            tracing::error!(%error, %origin, sequence, "that an origin is forked could not be recorded; it is tried again");
-            false
+        for answer in hands::answer(&engine, next, &mut kept).await {
+            // Fails only once the node stops; what is on its way to the disk is waited for all the same.
+            let _ = inputs.send(answer).await;
         }
     }
 }
@@ -421,31 +334,5 @@ async fn record_anew(engine: Engine, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = work => {}
-    }
-}
-
-/// A record that does not verify may be forged or torn; an opt-out in it holds all the same, as an event of this node. Says whether
-/// nothing of it is lost.
-async fn keep_opt_outs(engine: &Engine, doubtful: &Relayed, kept: &mut HashSet<[u8; 32]>) -> bool {
-    let Ok(parts) = doubtful.parse() else { return true };
-    if kept.contains(&doubtful.hash) {
-        return true;
-    }
-    match engine.keep_opt_outs(parts.payload).await {
-        Ok(event) => {
-            if let Some(event) = event {
-                tracing::warn!(%event, doubtful = %parts.id, "opt-outs of a record that does not verify are kept");
-            }
-            if kept.len() >= DOUBTFUL_MAX {
-                // Keeping one twice does less harm than losing one.
-                kept.clear();
-            }
-            kept.insert(doubtful.hash);
-            true
-        }
-        Err(error) => {
-            tracing::error!(%error, doubtful = %parts.id, "opt-outs of a record that does not verify could not be kept");
-            false
-        }
     }
 }

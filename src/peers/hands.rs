@@ -6,7 +6,22 @@ use crate::engine::Engine;
 use crate::ledger::{Head, RelayAck, RelayError, Relayed};
 use crate::policy::ids::{EventId, OriginId};
 use crate::replication::frame::{Events, Record, weight};
-use crate::replication::{StoreOutcome, StoreRefusal};
+use crate::replication::{Input, StoreOutcome, StoreRefusal};
+
+/// The most records that did not verify whose opt-outs are remembered as kept, so that each is kept once.
+const DOUBTFUL_MAX: usize = 10_000;
+
+/// What is to be done with a peer's records.
+pub enum Work {
+    /// They are on their way to the disk.
+    Store(Storing),
+    /// They do not verify.
+    KeepApart { ticket: u64, events: Events },
+}
+
+/// The records that did not verify whose opt-outs were kept, by their hashes.
+#[derive(Default)]
+pub struct Kept(HashSet<[u8; 32]>);
 
 /// Records on their way to the disk, in the order in which they were handed over.
 pub struct Storing {
@@ -173,7 +188,7 @@ pub fn read(
 }
 
 /// Those of `events` that are not held here with the same hash. Blocking.
-pub fn differing(engine: &Engine, events: Events) -> Vec<Relayed> {
+fn differing(engine: &Engine, events: Events) -> Vec<Relayed> {
     let Events { origin, first, records } = events;
     let held = engine.ledger().ok().map(|ledger| ledger.records_of(origin, first).take(records.len()));
     let held: HashSet<[u8; 32]> = held.into_iter().flatten().flatten().map(|record| record.hash).collect();
@@ -182,4 +197,87 @@ pub fn differing(engine: &Engine, events: Events) -> Vec<Relayed> {
     let applied = applied.map_or(0, |(_, head)| head.sequence.saturating_add(1).saturating_sub(first));
     let behind = records.into_iter().skip(usize::try_from(applied).unwrap_or(usize::MAX));
     behind.filter(|record| !held.contains(&record.hash)).collect()
+}
+
+/// What `origin`, one of this run's, names as the last of its store's origin before.
+pub fn named_by(engine: &Engine, origin: OriginId) -> Option<Input> {
+    engine.ledger().ok()?.previous_of(origin).map(named)
+}
+
+fn named((origin, head): (OriginId, Head)) -> Input {
+    Input::Named { origin, head }
+}
+
+/// Waits for the disk, keeps the opt-outs of what does not verify, and says what the machine is told, in this order.
+pub async fn answer(engine: &Engine, work: Work, kept: &mut Kept) -> Vec<Input> {
+    let mut told = Vec::new();
+    let (mut answer, doubtful) = match work {
+        Work::Store(storing) => {
+            let names = storing.named();
+            let (ticket, outcome, doubtful) = storing.finish().await;
+            told.extend(names.filter(|_| outcome.head().is_some()).map(named));
+            (Input::Stored { ticket, outcome }, doubtful)
+        }
+        Work::KeepApart { ticket, events } => {
+            let (origin, reader) = (events.origin, engine.clone());
+            let looking = tokio::task::spawn_blocking(move || {
+                let fork = reader.fork_in(origin, events.first, &events.records);
+                (fork, differing(&reader, events))
+            });
+            let looked = looking.await;
+            let mut is_kept = looked.is_ok();
+            let (fork, differing) = looked.unwrap_or_default();
+            if let Some(sequence) = fork {
+                is_kept &= distrust(engine, origin, sequence).await;
+            }
+            (Input::KeptApart { ticket, kept: is_kept }, differing)
+        }
+    };
+    for doubtful in doubtful {
+        let is_kept = kept.keep_opt_outs(engine, &doubtful).await;
+        if let Input::KeptApart { kept, .. } = &mut answer {
+            *kept &= is_kept;
+        }
+    }
+    told.push(answer);
+    told
+}
+
+/// Two records are proven to bear the name of `origin` and `sequence`. Says whether that is known for good.
+async fn distrust(engine: &Engine, origin: OriginId, sequence: u64) -> bool {
+    match engine.distrust(origin, sequence).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::error!(%error, %origin, sequence, "that an origin is forked could not be recorded; it is tried again");
+            false
+        }
+    }
+}
+
+impl Kept {
+    /// A record that does not verify may be forged or torn; an opt-out in it holds all the same, as an event of this node. Says whether
+    /// nothing of it is lost.
+    async fn keep_opt_outs(&mut self, engine: &Engine, doubtful: &Relayed) -> bool {
+        let Ok(parts) = doubtful.parse() else { return true };
+        if self.0.contains(&doubtful.hash) {
+            return true;
+        }
+        match engine.keep_opt_outs(parts.payload).await {
+            Ok(event) => {
+                if let Some(event) = event {
+                    tracing::warn!(%event, doubtful = %parts.id, "opt-outs of a record that does not verify are kept");
+                }
+                if self.0.len() >= DOUBTFUL_MAX {
+                    // Keeping one twice does less harm than losing one.
+                    self.0.clear();
+                }
+                self.0.insert(doubtful.hash);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, doubtful = %parts.id, "opt-outs of a record that does not verify could not be kept");
+                false
+            }
+        }
+    }
 }

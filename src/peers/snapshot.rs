@@ -82,7 +82,8 @@ pub fn give(engine: &Engine, wants_named: bool, turn: OwnedSemaphorePermit) -> P
     Parts { parts, _turn: turn }
 }
 
-fn encode(part: Part) -> pb::SnapshotResponse {
+/// Writes a part.
+pub fn encode(part: Part) -> pb::SnapshotResponse {
     use pb::snapshot_response::Part as Wire;
     let encode = |heads: Heads| pb::SnapshotHeads {
         heads: heads.into_iter().map(|(origin, head)| wire::encode_head(origin, head)).collect(),
@@ -218,7 +219,8 @@ async fn receive(
     }
 }
 
-fn decode(part: pb::snapshot_response::Part) -> Option<Part> {
+/// Reads a part; `None`: it is the end, or damaged.
+pub fn decode(part: pb::snapshot_response::Part) -> Option<Part> {
     use pb::snapshot_response::Part as Wire;
     let decode = |pb::SnapshotHeads { heads }| -> Option<Heads> {
         heads.into_iter().map(|head| wire::decode_head(head).ok()).collect()

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::anchors::Anchors;
 use crate::engine::Engine;
@@ -25,10 +25,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(100);
 const QUIET_MAX: Duration = Duration::from_secs(2);
 /// The wait before an item is offered again that an anchor did not take now, refused although it opts out, or that no majority has.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
+pub const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What offering an item came to.
-enum Offered {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
     Done,
     /// An anchor answered, but the item is not done with.
     Again,
@@ -129,40 +130,73 @@ impl Quiet {
 
 /// Offers the item to each anchor in turn.
 async fn offer(carrying: &Carrying, item: &Item) -> Offered {
-    // Only what opts somebody out has to be on a majority's disks before it is done with.
-    let wait = if item.priority { carrying.replicated_within } else { Duration::ZERO };
-    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-    let within = wait + ANSWER_WITHIN;
     let mut offered = Offered::Nobody;
     for (addr, mut client) in carrying.anchors.in_turn() {
-        let request = pb::SubmitRequest {
-            member: Some(carrying.member.clone()),
-            payload: item.payload.clone(),
-            blob: item.blob.clone(),
-            wait_ms,
-            age_ms: carrying.engine.age_ms(item),
-        };
-        let answer = match tokio::time::timeout(within, client.submit(request)).await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) if matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists) => {
-                let done = carrying.engine.refused(item, status.message());
-                return if done { Offered::Done } else { Offered::Again };
+        let (request, within) = request(&carrying.engine, &carrying.member, item, carrying.replicated_within);
+        let Ok(answer) = tokio::time::timeout(within, client.submit(request)).await else { continue };
+        match answered(&carrying.engine, item, answer.map(tonic::Response::into_inner)) {
+            Answered::Taken(offered) => {
+                carrying.anchors.answered(addr);
+                return offered;
             }
-            Ok(Err(status)) => {
-                tracing::debug!(anchor = %addr, code = ?status.code(), text = status.message(), "an anchor does not take what was taken in here");
-                if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) {
-                    offered = Offered::Again;
-                }
-                continue;
-            }
-            Err(_) => continue,
-        };
-        let pb::SubmitResponse { origin, sequence, replicated } = answer;
-        let Ok(origin) = <[u8; 16]>::try_from(origin) else { continue };
-        carrying.anchors.answered(addr);
-        let event = EventId { origin: OriginId(origin), sequence };
-        let done = carrying.engine.numbered(item, Numbered { event, replicated });
-        return if done { Offered::Done } else { Offered::Again };
+            Answered::Refused(offered) => return offered,
+            Answered::NotNow => offered = Offered::Again,
+            Answered::Unheard => {}
+        }
     }
     offered
+}
+
+/// What an anchor is asked, and how long it may take to answer.
+pub fn request(
+    engine: &Engine,
+    member: &pb::Membership,
+    item: &Item,
+    replicated_within: Duration,
+) -> (pb::SubmitRequest, Duration) {
+    // Only what opts somebody out has to be on a majority's disks before it is done with.
+    let wait = if item.priority { replicated_within } else { Duration::ZERO };
+    let request = pb::SubmitRequest {
+        member: Some(member.clone()),
+        payload: item.payload.clone(),
+        blob: item.blob.clone(),
+        wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        age_ms: engine.age_ms(item),
+    };
+    (request, wait + ANSWER_WITHIN)
+}
+
+/// What an anchor's answer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// It numbered the item.
+    Taken(Offered),
+    /// It takes it never.
+    Refused(Offered),
+    /// It does not take it now: the next anchor may.
+    NotNow,
+    /// It did not really answer.
+    Unheard,
+}
+
+/// Tells the engine what an anchor answered.
+pub fn answered(engine: &Engine, item: &Item, answer: Result<pb::SubmitResponse, Status>) -> Answered {
+    let after = |done| if done { Offered::Done } else { Offered::Again };
+    match answer {
+        Ok(pb::SubmitResponse { origin, sequence, replicated }) => {
+            let Ok(origin) = <[u8; 16]>::try_from(origin) else { return Answered::Unheard };
+            let event = EventId { origin: OriginId(origin), sequence };
+            Answered::Taken(after(engine.numbered(item, Numbered { event, replicated })))
+        }
+        Err(status) if matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists) => {
+            Answered::Refused(after(engine.refused(item, status.message())))
+        }
+        Err(status) => {
+            tracing::debug!(code = ?status.code(), text = status.message(), "an anchor does not take what was taken in here");
+            match status.code() {
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Answered::Unheard,
+                _ => Answered::NotNow,
+            }
+        }
+    }
 }
