@@ -27,6 +27,7 @@
 //! - [`config`] reads settings and rules, all faults at once. [`telemetry`] logs, counts and traces; no address ever.
 //! - [`cli`] is the command line, mostly a client of the same API. [`mod@bench`] measures. [`clock`] alone reads the time.
 //! - `sabotage` breaks promises on purpose, so that the tests can be tested; no build holds it unless asked to.
+//! - `sim` runs several nodes, each with its engine, in virtual time and judges them; only tests have it.
 //! - [`app`] connects the parts and knows nothing else.
 
 pub mod address;
@@ -50,5 +51,7 @@ pub mod readiness;
 pub mod replication;
 #[cfg(sabotage)]
 pub mod sabotage;
+#[cfg(test)]
+mod sim;
 pub mod telemetry;
 pub mod view;

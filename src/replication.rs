@@ -29,7 +29,7 @@ mod machine;
 mod session;
 pub mod settings;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 pub mod vector;
 mod window;
 pub mod wire;

@@ -243,6 +243,22 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
+    /// Another disk with all the files of this one, as processes see them now: a backup.
+    pub fn copy(&self, seed: u64) -> Self {
+        let copy = Self::with_sectors(seed, self.state.lock().sector);
+        {
+            let (from, mut to) = (self.state.lock(), copy.state.lock());
+            for (name, inode) in &from.names {
+                let bytes = from.inodes[*inode].cache.clone();
+                let number = to.inodes.len();
+                to.inodes.push(Inode { cache: bytes.clone(), disk: bytes, dirty: BTreeSet::new() });
+                to.names.insert(name.clone(), number);
+            }
+            to.durable_names = to.names.clone();
+        }
+        copy
+    }
+
     /// Cuts the power in the middle of the operation after the next `operations` writing ones. `None`: never.
     pub fn power_cut_in(&self, operations: Option<u64>) {
         self.state.lock().power_cut_in = operations;

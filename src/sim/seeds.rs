@@ -1,0 +1,55 @@
+//! Many seeds, and those that once failed.
+
+use super::fate::run;
+use super::judge::Tally;
+use crate::replication::sim::seeds::chosen;
+
+const SEEDS: u64 = 60;
+/// From so many seeds on, everything must have happened.
+const ENOUGH: u64 = 60;
+
+#[test]
+fn whatever_befalls_nodes_and_people_the_last_word_holds() {
+    let seeds = chosen(SEEDS);
+    let mut all = Tally::default();
+    for seed in seeds.clone() {
+        all.add(&run(seed).tally);
+    }
+    println!("{} seeds: {all:#?}", seeds.end - seeds.start);
+    if seeds.end - seeds.start >= ENOUGH {
+        let happened = [
+            ("frames lost", all.lost_frames),
+            ("calls lost", all.lost_calls),
+            ("snapshots", all.snapshots),
+            ("items of edges numbered", all.items_done),
+            ("reports that came again", all.retries),
+            ("kills", all.kills),
+            ("power cuts", all.power_cuts),
+            ("power cuts in a write", all.torn),
+            ("stops", all.stops),
+            ("backups restored", all.restored),
+            ("disks lost", all.disks_lost),
+            ("weeks away", all.weeks_away),
+            ("edges that died full", all.edges_died_full),
+            ("cuts", all.cuts),
+            ("one-way cuts", all.one_way_cuts),
+            ("clocks set", all.clock_jumps),
+            ("checks allowed", all.allowed),
+            ("checks allowed in spite of an older opt-out", all.allowed_again),
+            ("checks denied for an opt-out", all.opted_out),
+            ("checks denied for staleness", all.stale),
+            ("checks that only staleness kept from a wrong answer", all.saved_by_staleness),
+            ("ranges compared", all.ranges_equal),
+            ("opt-ins shown to come last", all.proven),
+        ];
+        for (what, times) in happened {
+            assert!(times > 0, "in {} seeds there were no {what}", seeds.end - seeds.start);
+        }
+    }
+}
+
+#[test]
+fn a_seed_means_the_same_twice() {
+    let (one, again) = (run(5), run(5));
+    assert_eq!((one.trace, one.now), (again.trace, again.now), "{:?}\n{:?}", one.log, again.log);
+}
