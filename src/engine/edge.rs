@@ -127,6 +127,10 @@ impl Edge {
             doubtful_origin,
         };
         for item in found {
+            #[cfg(sabotage)]
+            if crate::sabotage::is("outbox-forgotten-at-restart") {
+                continue;
+            }
             let event = match codec::decode_entry(&item.payload) {
                 Ok(LedgerEntry::Consent(event)) => Some(event),
                 Ok(_) => None,
@@ -372,6 +376,12 @@ impl Engine {
                 arriving.insert(item.number, (numbered.event, held));
             }
             drop(arriving);
+            #[cfg(sabotage)]
+            if crate::sabotage::is("let-go-when-numbered") {
+                for (number, (_, held)) in edge.arriving.lock().drain() {
+                    self.inner.view.let_go(edge.provisional(number), &held);
+                }
+            }
             edge.let_go_arrived(&self.inner.vector, &self.inner.view);
         }
         true

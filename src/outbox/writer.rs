@@ -67,6 +67,8 @@ impl Writer {
                 Job::Done(number) => put_done(&mut bytes, *number),
             }
         }
+        #[cfg(sabotage)]
+        let must_last = must_last && !crate::sabotage::is("outbox-not-synced");
         let written = self.file.write_at(&bytes, self.end);
         match written.and_then(|()| if must_last { self.file.fdatasync() } else { Ok(()) }) {
             Ok(()) => {

@@ -19,6 +19,8 @@ use crate::replication::sim::carrier::MemoryCarrier;
 use crate::replication::vector::Heads;
 use crate::replication::{CloseReason, Effect, Input, Machine, Note, Settings};
 
+/// How often a node is asked what may be sent although nothing has happened there: it may have become fresh, or stale.
+const JUDGE_EVERY_MS: u64 = 1_000;
 /// How often a range of the view is compared with an anchor's.
 const COMPARE_EVERY_MS: u64 = 5_000;
 
@@ -79,6 +81,7 @@ impl World {
             ask_snapshot_at: self.now,
             compare_at: self.now + COMPARE_EVERY_MS,
             compare_next: 0,
+            judge_at: self.now,
             usage_parts: Default::default(),
         });
         self.stirred = self.now;
@@ -154,7 +157,13 @@ impl World {
         self.carry(node);
         self.publish(node);
         self.look_at_waiting();
-        self.judge_node(node);
+        let now = self.now;
+        if let Some(process) = &mut self.nodes[node].process
+            && process.judge_at <= now
+        {
+            process.judge_at = now + JUDGE_EVERY_MS;
+            self.judge_node(node);
+        }
     }
 
     /// Tells the engine what follows for checks.

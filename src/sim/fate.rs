@@ -40,7 +40,7 @@ fn begin(seed: u64) -> World {
         (0..anchors + edges).map(|node| if node < anchors { Role::Anchor } else { Role::Edge }).collect();
     let clocks = if dice.one_in(4) { Clocks::Wild } else { Clocks::WithinMargin };
     let mut world = World::new(seed, &roles, clocks);
-    world.persons = dice.between(1, 2) as usize;
+    world.persons = (0..dice.between(1, 2) as usize).map(super::people::identifier).collect();
     world.delay_ms = [2, 5, 40, 300][dice.below(4) as usize];
     world.loss = [0, 0, 400, 100][dice.below(4) as usize];
     world
@@ -48,7 +48,7 @@ fn begin(seed: u64) -> World {
 
 /// A person does something, and it is reported.
 fn person_acts(world: &mut World) {
-    let person = world.rng.below(world.persons as u64) as usize;
+    let person = world.rng.below(world.persons.len() as u64) as usize;
     let reach = *pick(world, &[Reach::Sms, Reach::Sms, Reach::Voice, Reach::Both]);
     let what = match world.rng.below(16) {
         0..=6 => {
@@ -209,7 +209,7 @@ fn die_full(world: &mut World) {
         world.cut.insert((node, other));
         world.cut.insert((other, node));
     }
-    for person in 0..world.persons {
+    for person in 0..world.persons.len() {
         for how in [How::Caller, How::Anonymous] {
             let act = world.act(person, What::Stop { reach: Reach::Both, how });
             world.report_at(0, act, node, 0);
@@ -281,7 +281,7 @@ pub fn heal(world: &mut World) {
 
 /// Every person opts in once more, naming what there is, and out once more.
 fn last_words(world: &mut World) {
-    for person in 0..world.persons {
+    for person in 0..world.persons.len() {
         let node = any_node(world);
         let Some(named) = world.look_up(node, person) else {
             world.fail(&format!("node {node} cannot tell what person {person} opted out of"))
@@ -292,16 +292,16 @@ fn last_words(world: &mut World) {
         world.report_at(1, act, node, 0);
     }
     spread(world);
-    for person in 0..world.persons {
+    for person in 0..world.persons.len() {
         world.judge_all(person, true, "a last opt-in that names every opt-out");
     }
-    for person in 0..world.persons {
+    for person in 0..world.persons.len() {
         let node = any_node(world);
         let act = world.act(person, What::Stop { reach: Reach::Everything, how: How::Caller });
         world.report_at(1, act, node, 0);
     }
     spread(world);
-    for person in 0..world.persons {
+    for person in 0..world.persons.len() {
         world.judge_all(person, false, "a last opt-out");
     }
     world.judge_healed();

@@ -143,7 +143,7 @@ impl World {
 
     /// The ranges in which somebody is.
     pub fn ranges(&self) -> Vec<usize> {
-        (0..self.persons).map(|person| usize::from(self.identifier(person).0[0])).collect()
+        self.persons.iter().map(|who| usize::from(who.0[0])).collect()
     }
 
     /// Holds all that `node` answers now against the truth.
@@ -154,7 +154,7 @@ impl World {
         let engine = process.engine.clone();
         let applied: BTreeMap<OriginId, u64> =
             engine.heads().into_iter().map(|(origin, head)| (origin, head.sequence)).collect();
-        for person in 0..self.persons {
+        for person in 0..self.persons.len() {
             for channel in CHANNELS {
                 let answer = ask(&engine, person, channel);
                 match answer.violations.first().map(|violation| violation.reason) {
@@ -173,7 +173,7 @@ impl World {
 
     /// An event that ends consent, was acknowledged as replicated longer ago than a node may be behind, and is not in `applied`.
     fn missed(&self, applied: &BTreeMap<OriginId, u64>, person: usize, channel: Channel) -> Option<EventId> {
-        let who = self.identifier(person);
+        let who = self.persons[person];
         let not_applied = |id: &EventId| applied.get(&id.origin).is_none_or(|upto| *upto < id.sequence);
         let long_ago = |since: u64| self.now.saturating_sub(since) > MAX_STALENESS_MS;
         self.replicated
@@ -195,7 +195,7 @@ impl World {
         applied: &BTreeMap<OriginId, u64>,
     ) {
         self.tally.allowed += 1;
-        let who = self.identifier(person);
+        let who = self.persons[person];
         let Some(basis) = answer.basis.first().copied() else {
             self.fail(&format!("node {node} allows {channel} to person {person} by nothing"))
         };
@@ -356,8 +356,8 @@ impl World {
 
     /// An opt-in that names every opt-out there is counts everywhere.
     fn judge_proven(&mut self) {
-        for person in 0..self.persons {
-            let who = self.identifier(person);
+        for person in 0..self.persons.len() {
+            let who = self.persons[person];
             for channel in CHANNELS {
                 let of_person = || self.told.iter().filter(|(_, told)| told.event.subjects.contains(&who));
                 let outs: Vec<EventId> =

@@ -32,6 +32,9 @@ use crate::{ledger, limits, view};
 /// How long a node that starts waits for what the anchors hold.
 const BOOTSTRAP_BUDGET: Duration = Duration::from_secs(20);
 
+/// The cluster's key.
+pub const KEY: [u8; 32] = [7; 32];
+
 static LEXICON: LazyLock<Arc<Lexicon>> =
     LazyLock::new(|| Arc::new(Lexicon::built_in().expect("it is sound")));
 
@@ -80,6 +83,8 @@ pub struct Process {
     /// When a range is next compared, and which.
     pub compare_at: u64,
     pub compare_next: usize,
+    /// When it is next asked what may be sent although nothing has happened.
+    pub judge_at: u64,
     pub usage_parts: BTreeMap<Link, VecDeque<Vec<u8>>>,
 }
 
@@ -138,7 +143,7 @@ impl Node {
         let book = RuleBook { defaults: Arc::new(rules()), businesses: BTreeMap::new(), version: "1".into() };
         let parts = Parts {
             clock: Arc::<ManualClock>::clone(&self.clock),
-            key: ClusterKey::from_bytes(&[7; 32]),
+            key: ClusterKey::from_bytes(&KEY),
             storage,
             view_dir: self.view_dir.clone(),
             view: config,

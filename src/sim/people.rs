@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::node::offers;
+use super::node::{KEY, offers};
 use super::world::{EPOCH_MS, World};
 use crate::address::Address;
 use crate::engine::EngineError;
 use crate::engine::inbound::{Inbound, InboundContent};
 use crate::engine::record::RecordRequest;
+use crate::key::ClusterKey;
 use crate::policy::event::{Change, ConsentEvent};
 use crate::policy::ids::{BusinessId, EventId, Identifier, OriginId, SenderId};
 use crate::policy::recorder::Source;
@@ -129,11 +130,12 @@ pub fn address(person: usize) -> Address {
     Address::parse_phone(&format!("+4915123456{person:03}")).expect("a number")
 }
 
-impl World {
-    pub fn identifier(&self, person: usize) -> Identifier {
-        crate::key::ClusterKey::from_bytes(&[7; 32]).identifier(BUSINESS, &address(person))
-    }
+/// A person's keyed hash.
+pub fn identifier(person: usize) -> Identifier {
+    ClusterKey::from_bytes(&KEY).identifier(BUSINESS, &address(person))
+}
 
+impl World {
     fn stated(&self, act: &Act, skew_ms: i64) -> Timestamp {
         Timestamp(EPOCH_MS + act.at_ms + skew_ms)
     }

@@ -14,11 +14,11 @@ use super::hand::Hand;
 use super::judge::Tally;
 use super::net::Wire;
 use super::node::Node;
-use super::people::{Act, Attempt, Told};
+use super::people::{Act, Attempt, Told, identifier};
 use crate::clock::ManualClock;
 use crate::ledger::sim::SimDisk;
 use crate::outbox::Item;
-use crate::policy::ids::{EventId, OriginId};
+use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::time::{MINUTE_MS, Timestamp};
 use crate::replication::Link;
 use crate::replication::carrier::Incoming;
@@ -123,7 +123,8 @@ pub struct World {
     /// Calls that were answered or given up.
     pub ended_calls: BTreeSet<u64>,
     pub number_reports: u64,
-    pub persons: usize,
+    /// Everybody's keyed hash.
+    pub persons: Vec<Identifier>,
     pub acts: Vec<Act>,
     pub provider_skew_ms: i64,
     pub caller_skew_ms: i64,
@@ -214,7 +215,7 @@ impl World {
             waiting: Vec::new(),
             ended_calls: BTreeSet::new(),
             number_reports: 0,
-            persons: 1,
+            persons: vec![identifier(0)],
             acts: Vec::new(),
             provider_skew_ms,
             caller_skew_ms,

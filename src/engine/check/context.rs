@@ -88,6 +88,9 @@ impl Context {
                 .or_else(|| book.seed(business, name, language).cloned())
         });
         let limits = rules.limits.get(&request.channel).copied().unwrap_or_default();
+        let stale = inner.replica.is_stale(inner.clock.mono_ms());
+        #[cfg(sabotage)]
+        let stale = stale && !crate::sabotage::is("staleness-ignored");
         let asks_region = !rules.region_blocks.is_empty();
         Self {
             template,
@@ -102,7 +105,7 @@ impl Context {
             zones: Zones::of(request, rules, address),
             limits,
             portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
-            stale: inner.replica.is_stale(inner.clock.mono_ms()),
+            stale,
             unseen_write,
         }
     }
