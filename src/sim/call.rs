@@ -58,6 +58,7 @@ impl World {
     }
 
     pub fn asked(&mut self, call: u64, from: usize, from_epoch: u64, to: usize, ask: Ask) {
+        self.publish(to);
         let Some(process) = &self.nodes[to].process else { return };
         let engine = process.engine.clone();
         match ask {
@@ -70,7 +71,6 @@ impl World {
                     self.learn_numbered(to, event_of(response), act);
                 }
                 self.hear_own(to);
-                self.publish(to);
                 match answer {
                     Ok(response) if !response.replicated && wait_ms > 0 => {
                         let epoch = self.nodes[to].epoch;

@@ -33,6 +33,7 @@ impl World {
         settings.anchor_name =
             if self.nodes[node].role == Role::Anchor { format!("anchor-{node}") } else { String::new() };
         settings.window_frames = 8;
+        settings.heartbeat_ms = 1_500;
         settings
     }
 
@@ -155,7 +156,6 @@ impl World {
             self.ask_snapshot(node);
         }
         self.carry(node);
-        self.publish(node);
         self.look_at_waiting();
         let now = self.now;
         if let Some(process) = &mut self.nodes[node].process
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// Tells the engine what follows for checks.
+    /// Tells the engine what follows for checks; before each of them, as whoever drives a node does after each step.
     pub fn publish(&mut self, node: usize) {
         let now = self.set_clock(node);
         let Some(process) = &mut self.nodes[node].process else { return };
@@ -191,7 +191,6 @@ impl World {
             }
         };
         self.input(node, input);
-        self.publish(node);
     }
 
     /// Own events go first: a ping that came after an event's caller was answered must find the event told.
@@ -299,7 +298,6 @@ impl World {
         }
         if !self.nodes[node].disk.power_is_off() {
             self.input(node, answer);
-            self.publish(node);
             self.judge_node(node);
         }
     }

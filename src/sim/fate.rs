@@ -8,15 +8,18 @@ use crate::replication::frame::Role;
 
 /// How long after the last misfortune all must be well: the silence of a broken link, the dial after it, two rounds of
 /// heartbeats and of what edges try again.
-pub const HEALING_MS: i64 = 18_000;
+const HEALING_MS: u64 = 18_000;
 /// How long what is done in a sound cluster takes to be known everywhere.
-const SPREADS_MS: i64 = 8_000;
+const SPREADS_MS: u64 = 8_000;
 
 /// Runs one seed to its end.
 pub fn run(seed: u64) -> World {
     let mut world = begin(seed);
     let rounds = world.rng.between(14, 26);
-    for _ in 0..rounds {
+    for round in 0..rounds {
+        if round == 4 {
+            (0..world.nodes.len()).for_each(|node| back_up(&mut world, node));
+        }
         let gap_ms =
             *pick(&mut world, &[50, 300, 1_000, 1_000, 3_000, 9_000, 40_000, 4 * MINUTE_MS, 11 * MINUTE_MS]);
         world.pass(gap_ms);
@@ -79,7 +82,7 @@ fn person_acts(world: &mut World) {
 fn misfortune(world: &mut World) {
     world.stirred = world.now;
     let (node, other) = (any_node(world), any_node(world));
-    match world.rng.below(24) {
+    match world.rng.below(25) {
         0..=2 => {
             world.cut.insert((node, other));
             world.tally.one_way_cuts += 1;
@@ -125,10 +128,11 @@ fn misfortune(world: &mut World) {
         }
         15..=17 => (0..world.nodes.len()).for_each(|node| world.start(node)),
         18 => sweep(world, node),
-        19 => back_up_or_restore(world, node),
-        20 => lose_disk(world, node),
-        21 => die_full(world),
-        22 => week_away(world, node),
+        19 => back_up(world, node),
+        20 => restore(world, node),
+        21 => lose_disk(world, node),
+        22 => die_full(world),
+        23 => week_away(world, node),
         _ => jump(world, node),
     }
 }
@@ -164,22 +168,30 @@ fn goes_back(world: &mut World, node: usize, disk: SimDisk) {
     world.excused.extend(missed);
 }
 
-fn back_up_or_restore(world: &mut World, node: usize) {
-    if world.is_edge(node) {
-        return;
-    }
-    if world.nodes[node].backups.is_empty() || world.rng.one_in(2) {
+fn back_up(world: &mut World, node: usize) {
+    if !world.is_edge(node) {
         let seed = world.rng.next();
         let backup = world.nodes[node].disk.copy(seed);
         world.nodes[node].backups.push(backup);
         world.note(format!("node {node} is backed up"));
-    } else if may_lose(world, node) {
+    }
+}
+
+fn restore(world: &mut World, node: usize) {
+    if !world.nodes[node].backups.is_empty() && may_lose(world, node) {
         world.tally.restored += 1;
         world.note(format!("a backup of node {node} is restored"));
         let seed = world.rng.next();
         let which = world.rng.below(world.nodes[node].backups.len() as u64) as usize;
         let disk = world.nodes[node].backups[which].copy(seed);
+        // Its view is not restored with it: it may have what the ledger no longer has.
+        sweep(world, node);
         goes_back(world, node, disk);
+        world.start(node);
+        world.pass(2_000);
+        person_acts(world);
+        world.pass(1_000);
+        world.kill(node);
         world.start(node);
     }
 }
@@ -273,9 +285,7 @@ pub fn heal(world: &mut World) {
         }
     }
     world.note("all is whole".to_owned());
-    world.stirred = world.now;
-    let until = world.now + HEALING_MS as u64;
-    world.run(until);
+    world.settle(HEALING_MS);
     world.excused.clear();
 }
 
@@ -315,8 +325,7 @@ fn spread(world: &mut World) {
         let left_ms = at - world.true_ms();
         world.pass(left_ms.max(0) + 1);
     }
-    let until = world.now + SPREADS_MS as u64;
-    world.run(until);
+    world.settle(SPREADS_MS);
 }
 
 fn any_node(world: &mut World) -> usize {

@@ -149,7 +149,7 @@ impl World {
     /// Holds all that `node` answers now against the truth.
     pub fn judge_node(&mut self, node: usize) {
         self.learn(node);
-        self.set_clock(node);
+        self.publish(node);
         let Some(process) = &self.nodes[node].process else { return };
         let engine = process.engine.clone();
         let applied: BTreeMap<OriginId, u64> =
@@ -303,8 +303,8 @@ impl World {
             if ours != first {
                 self.fail(&format!("nodes 0 and {node} differ after healing:\n{first:?}\n{ours:?}"));
             }
+            self.publish(node);
             let Some(process) = &self.nodes[node].process else { return };
-            self.set_clock(node);
             let engine = process.engine.clone();
             if engine.is_stale() || engine.replica().is_catching_up() || engine.is_behind() {
                 let machine = process.machine.lock();
@@ -374,7 +374,7 @@ impl World {
                 let Some((id, _)) = names_all else { continue };
                 let id = *id;
                 for node in 0..self.nodes.len() {
-                    self.set_clock(node);
+                    self.publish(node);
                     let Some(process) = &self.nodes[node].process else { continue };
                     let answer = ask(&process.engine, person, channel);
                     if !answer.allows() {
@@ -390,9 +390,9 @@ impl World {
     }
 
     /// Nobody may be sent anything on `channel`, or everybody may.
-    pub fn judge_all(&self, person: usize, allowed: bool, because: &str) {
+    pub fn judge_all(&mut self, person: usize, allowed: bool, because: &str) {
         for node in 0..self.nodes.len() {
-            self.set_clock(node);
+            self.publish(node);
             let Some(process) = &self.nodes[node].process else { continue };
             for channel in CHANNELS {
                 let answer = ask(&process.engine, person, channel);

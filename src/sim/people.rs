@@ -170,7 +170,7 @@ impl World {
     /// A report comes in; whoever is not told that it is done comes again.
     pub fn report(&mut self, attempt: &Attempt) {
         let Attempt { act, node, tries } = *attempt;
-        self.set_clock(node);
+        self.publish(node);
         let done = self.try_report(act, node);
         if !done && tries < TRIES_MAX {
             let delay_ms = [500, 2_000, 6_000, 30_000][self.rng.below(4) as usize];

@@ -21,6 +21,7 @@ fn whatever_befalls_nodes_and_people_the_last_word_holds() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
+                let _others = EndOthers(&next);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
@@ -62,6 +63,17 @@ fn whatever_befalls_nodes_and_people_the_last_word_holds() {
         ];
         for (what, times) in happened {
             assert!(times > 0, "in {} seeds there were no {what}", seeds.end - seeds.start);
+        }
+    }
+}
+
+/// One seed that fails ends it for all.
+struct EndOthers<'a>(&'a AtomicU64);
+
+impl Drop for EndOthers<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(u64::MAX / 2, Ordering::Relaxed);
         }
     }
 }

@@ -34,9 +34,13 @@ pub const MARGIN_MS: i64 = 5 * MINUTE_MS;
 /// From when on a node counts as stale.
 pub const MAX_STALENESS_MS: u64 = 6_000;
 /// How often a node's machine is ticked.
-pub const TICK_MS: u64 = 250;
+pub const TICK_MS: u64 = 400;
 /// So long after the last thing that was done everything is at rest: links that are cut are silent, who can be stale is.
 const REST_MS: u64 = 12_000;
+/// From so long on, what nothing is due in is leapt over.
+const LEAP_FROM_MS: i64 = 2_000;
+/// How often it is looked whether all is calm.
+const LOOK_EVERY_MS: u64 = 500;
 
 /// Something that is due by the clocks that only move on.
 pub enum Due {
@@ -143,7 +147,7 @@ pub struct World {
     pub log: Vec<String>,
     /// A running hash of all that happened, so that two runs of a seed can be compared.
     pub trace: u64,
-    pub dir: TempDir,
+    _dir: TempDir,
 }
 
 /// A place for files that need not last.
@@ -228,7 +232,7 @@ impl World {
             tally: Tally::default(),
             log: Vec::new(),
             trace: seed,
-            dir,
+            _dir: dir,
         };
         for node in 0..world.nodes.len() {
             world.start(node);
@@ -278,15 +282,43 @@ impl World {
     fn pass_to(&mut self, target_ms: i64) {
         while self.true_ms() < target_ms {
             let left = target_ms - self.true_ms();
-            let rests_at = self.stirred + REST_MS;
-            if self.now >= rests_at && left > 2_000 {
+            if left <= LEAP_FROM_MS {
+                self.run(self.now + left as u64);
+            } else if self.now >= self.stirred + REST_MS || self.is_calm() {
                 // A second of ordinary running before what comes next.
                 self.leapt_ms += left - 1_000;
                 self.tally.leaps += 1;
-                continue;
+            } else {
+                self.run(self.now + LOOK_EVERY_MS);
             }
-            let upto = self.now + left as u64;
-            self.run(if left > 2_000 { upto.min(rests_at.max(self.now + 1)) } else { upto });
+        }
+    }
+
+    /// Whether all are up, whole and fresh, know the same, and owe each other nothing.
+    pub fn is_calm(&mut self) -> bool {
+        (0..self.nodes.len()).for_each(|node| self.publish(node));
+        if !self.cut.is_empty() || !self.waiting.is_empty() || self.now < self.stirred + LOOK_EVERY_MS {
+            return false;
+        }
+        let mut known = None;
+        self.nodes.iter().all(|one| {
+            let Some(process) = one.process.as_ref().filter(|process| process.talks) else { return false };
+            let engine = &process.engine;
+            let mut heads = engine.heads();
+            heads.sort_unstable_by_key(|(origin, _)| *origin);
+            let owes =
+                !process.storing.is_empty() || engine.edge().is_some_and(|edge| edge.waiting().items > 0);
+            let knows = !engine.is_stale() && !engine.replica().is_catching_up();
+            !owes && knows && *known.get_or_insert_with(|| heads.clone()) == heads
+        })
+    }
+
+    /// Waits until all is calm, but not longer than `within_ms`.
+    pub fn settle(&mut self, within_ms: u64) {
+        self.stirred = self.now;
+        let until = self.now + within_ms;
+        while self.now < until && !self.is_calm() {
+            self.run((self.now + LOOK_EVERY_MS).min(until));
         }
     }
 
