@@ -67,8 +67,8 @@ impl World {
                 let numbering = door::number(&engine, request, Duration::ZERO);
                 let answer = self.hand.finish(&engine, numbering);
                 if let Ok(response) = &answer {
-                    let act = self.items.get(&(from, item)).copied();
-                    self.learn_numbered(to, event_of(response), act);
+                    let acts = self.items.get(&(from, item)).cloned().unwrap_or_default();
+                    self.learn_numbered(to, event_of(response), acts);
                 }
                 self.hear_own(to);
                 match answer {

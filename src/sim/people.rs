@@ -297,25 +297,26 @@ impl World {
         self.acts[number].taken_by.insert(node);
         let Some(process) = &self.nodes[node].process else { return };
         let Some(edge) = process.engine.edge() else { return };
-        // Whether this one became an item of its own, or joined what is under way, the item has it.
-        let newest = edge.newest_item();
-        let act = &self.acts[number];
-        let joins =
-            |other: &usize| self.acts[*other].person == act.person && self.acts[*other].what == act.what;
-        let mut has = false;
-        for ((_, item), of) in self.items.range_mut((node, 0)..(node + 1, 0)) {
-            if joins(of) && edge.holds(*item) {
-                *of = number.max(*of);
-                has = true;
+        let item = match edge.newest_item() {
+            Some(newest) if !self.items.contains_key(&(node, newest)) => Some(newest),
+            // It joined what is under way: a retry with an id its own item, another the last that says the same.
+            _ => {
+                let act = &self.acts[number];
+                let same = |of: &BTreeSet<usize>| {
+                    of.iter().any(|other| {
+                        self.acts[*other].person == act.person && self.acts[*other].what == act.what
+                    })
+                };
+                let under_way = || {
+                    let all = self.items.range((node, 0)..(node + 1, 0));
+                    all.filter(|((_, item), _)| edge.holds(*item))
+                };
+                let own = under_way().find(|(_, of)| of.contains(&number));
+                own.or_else(|| under_way().filter(|(_, of)| same(of)).last()).map(|((_, item), _)| *item)
             }
-        }
-        if let Some(newest) = newest
-            && !self.items.contains_key(&(node, newest))
-        {
-            self.items.insert((node, newest), number);
-            has = true;
-        }
-        if has {
+        };
+        if let Some(item) = item {
+            self.items.entry((node, item)).or_default().insert(number);
             self.tally.kept_at_edges += 1;
         }
     }
@@ -328,13 +329,13 @@ impl World {
     }
 
     /// What an anchor numbered for an edge.
-    pub fn learn_numbered(&mut self, node: usize, event: EventId, act: Option<usize>) {
+    pub fn learn_numbered(&mut self, node: usize, event: EventId, acts: BTreeSet<usize>) {
         self.learn(node);
         if let Some(told) = self.told.get_mut(&event) {
             // What the edge knew when it took it in is not remembered.
             told.knowing = None;
         }
-        if let Some(act) = act {
+        for act in acts {
             self.is_of_act(event, act);
         }
     }

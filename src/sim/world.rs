@@ -135,7 +135,7 @@ pub struct World {
     /// Every event that a node numbered, with what it is.
     pub told: BTreeMap<EventId, Told>,
     /// The acts whose items edges hold, by edge and item.
-    pub items: BTreeMap<(usize, u64), usize>,
+    pub items: BTreeMap<(usize, u64), BTreeSet<usize>>,
     /// What was acknowledged REPLICATED, and when: by `now`, or that it may be missed after a disk went back.
     pub replicated: BTreeMap<EventId, u64>,
     pub replicated_upto: BTreeMap<OriginId, u64>,
