@@ -58,7 +58,7 @@ impl World {
         };
         let settings = self.settings(node, &engine);
         let held: Heads = engine.heads().into_iter().collect();
-        let machine = Arc::new(Mutex::new(Machine::new(settings, held)));
+        let machine = Arc::new(Mutex::new(Machine::new(settings, held).with_named(engine.named())));
         let older = Arc::downgrade(&machine);
         engine.replica().ask_of_older(move |event| {
             older
@@ -202,6 +202,11 @@ impl World {
             self.learn(node);
         }
         for (origin, head) in own {
+            // Told with each of them: to hear it again changes nothing.
+            let named = self.nodes[node].process.as_ref();
+            if let Some(named) = named.and_then(|process| hands::named_by(&process.engine, origin)) {
+                self.handle(node, named);
+            }
             self.handle(node, Input::OwnAppended { origin, head });
         }
     }
@@ -292,12 +297,14 @@ impl World {
         let Some((_, work)) = process.storing.pop_front() else { return };
         let engine = process.engine.clone();
         let mut kept = std::mem::take(&mut process.kept);
-        let answer = self.hand.finish(&engine, hands::answer(&engine, work, &mut kept));
+        let answers = self.hand.finish(&engine, hands::answer(&engine, work, &mut kept));
         if let Some(process) = &mut self.nodes[node].process {
             process.kept = kept;
         }
         if !self.nodes[node].disk.power_is_off() {
-            self.input(node, answer);
+            for answer in answers {
+                self.input(node, answer);
+            }
             self.judge_node(node);
         }
     }

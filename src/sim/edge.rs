@@ -67,7 +67,8 @@ impl World {
         let now = self.set_clock(node);
         let settings = self.settings(node, &engine);
         if let Some(process) = &mut self.nodes[node].process {
-            *process.machine.lock() = Machine::new(settings, heads.into_iter().collect());
+            *process.machine.lock() =
+                Machine::new(settings, heads.into_iter().collect()).with_named(engine.named());
             process.talks = true;
             process.knowing = Node::knowing(now);
         }
