@@ -247,6 +247,9 @@ pub struct Opened {
     pub damages: Vec<Damage>,
     /// Where the next record will go or later: everything before it is durable.
     pub head: Position,
+    /// Where the records ended as they were found, before this start put any of them elsewhere: what was built from this ledger covers no
+    /// more of it, else it was built from another one, of which this is a backup.
+    pub found: Position,
 }
 
 /// The last record of an origin.

@@ -334,7 +334,7 @@ fn bring_up(
     opened: ledger::Opened,
     place: &ViewPlace<'_>,
 ) -> Result<(View, Started), StartError> {
-    let (view, view_opened) = open_view(place, opened.head)?;
+    let (view, view_opened) = open_view(place, opened.found)?;
     let mut started = Started { created: opened.created, damages: opened.damages, ..Started::default() };
     started.replayed = match view_opened.rebuild {
         Some(why) => {
@@ -362,13 +362,13 @@ fn empty_view(place: &ViewPlace<'_>) -> Result<View, StartError> {
 
 /// Opens the view. One that is ahead of the ledger belongs to what the ledger was before a backup was put back:
 /// it would skip what is appended from now on, so it is built anew.
-fn open_view(place: &ViewPlace<'_>, head: Position) -> Result<(View, view::Opened), StartError> {
+fn open_view(place: &ViewPlace<'_>, found: Position) -> Result<(View, view::Opened), StartError> {
     let (view, opened) = place.open()?;
     #[cfg(sabotage)]
     if crate::sabotage::is("view-ahead-of-its-ledger") {
         return Ok((view, opened));
     }
-    if opened.rebuild.is_some() || opened.replay_from <= head {
+    if opened.rebuild.is_some() || opened.replay_from <= found {
         return Ok((view, opened));
     }
     tracing::warn!(

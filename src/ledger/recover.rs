@@ -68,8 +68,8 @@ fn create(
         Some(file) if log.reserve.is_some() => log.begin(file, name, header, allocated)?,
         _ => return Err(no_space),
     }
-    let opened =
-        Opened { created: true, clean: true, head: log.shared.table.read().head, ..Opened::default() };
+    let head = log.shared.table.read().head;
+    let opened = Opened { created: true, clean: true, head, found: head, ..Opened::default() };
     Ok((log, opened))
 }
 
@@ -148,6 +148,7 @@ fn recover(
     if let Some(extent) = table.extents.last() {
         log.prior = Prior { number: extent.number, end: extent.end };
         table.head = position(extent.number, extent.end);
+        opened.found = table.head;
     }
     *log.shared.table.write() = table;
     *log.shared.index.lock() = origins;

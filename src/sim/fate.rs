@@ -137,7 +137,7 @@ fn misfortune(world: &mut World) {
     }
 }
 
-fn sweep(world: &mut World, node: usize) {
+pub fn sweep(world: &mut World, node: usize) {
     if let Some(process) = &world.nodes[node].process
         && let Err(error) = process.engine.view().sweep()
     {
@@ -155,7 +155,7 @@ fn may_lose(world: &World, node: usize) -> bool {
 }
 
 /// What a node had is no more, or as it was.
-fn goes_back(world: &mut World, node: usize, disk: SimDisk) {
+pub fn goes_back(world: &mut World, node: usize, disk: SimDisk) {
     world.kill(node);
     world.nodes[node].disk = disk;
     world.nodes[node].went_back = Some(world.now);
