@@ -20,7 +20,7 @@ use crate::replication::vector::Heads;
 use crate::replication::{CloseReason, Effect, Input, Machine, Note, Settings};
 
 /// How often a node is asked what may be sent although nothing has happened there: it may have become fresh, or stale.
-const JUDGE_EVERY_MS: u64 = 1_000;
+const JUDGE_EVERY_MS: u64 = 2_000;
 /// How often a range of the view is compared with an anchor's.
 const COMPARE_EVERY_MS: u64 = 5_000;
 

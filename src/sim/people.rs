@@ -304,7 +304,8 @@ impl World {
                 let act = &self.acts[number];
                 let same = |of: &BTreeSet<usize>| {
                     of.iter().any(|other| {
-                        self.acts[*other].person == act.person && self.acts[*other].what == act.what
+                        self.acts[*other].person == act.person
+                            && says_the_same(&self.acts[*other].what, &act.what)
                     })
                 };
                 let under_way = || {
@@ -390,6 +391,14 @@ impl World {
             _ => None,
         });
         renewed.map(Some).fold(told.act, Option::max)
+    }
+}
+
+/// Whether two acts cannot be told apart but by their times and ids.
+fn says_the_same(one: &What, other: &What) -> bool {
+    match (one, other) {
+        (What::Stop { reach, .. }, What::Stop { reach: others, .. }) => reach == others,
+        _ => one == other,
     }
 }
 
