@@ -210,8 +210,8 @@ pub enum UsagePart {
 /// One thing said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// Who is there.
-    Hello(Hello),
+    /// Who is there. Boxed, since it is long and said once.
+    Hello(Box<Hello>),
     /// Why the other's Hello is not accepted.
     HelloRefused {
         /// The reason.

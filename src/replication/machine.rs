@@ -158,7 +158,7 @@ impl Machine {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let open = session.is_open();
         match frame {
-            Frame::Hello(hello) => self.hello(link, hello, now),
+            Frame::Hello(hello) => self.hello(link, *hello, now),
             Frame::HelloRefused { reason, text } => {
                 self.close(link, CloseReason::RefusedByPeer { reason, text }, now);
             }

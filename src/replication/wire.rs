@@ -32,7 +32,7 @@ pub enum WireFault {
 pub fn encode(frame: Frame) -> pb::Frame {
     use pb::frame::Frame as Wire;
     let wire = match frame {
-        Frame::Hello(hello) => Some(Wire::Hello(encode_hello(hello))),
+        Frame::Hello(hello) => Some(Wire::Hello(encode_hello(*hello))),
         Frame::HelloRefused { reason, text } => {
             Some(Wire::HelloRefused(pb::HelloRefused { reason: refusal_to_wire(reason) as i32, text }))
         }
@@ -91,7 +91,7 @@ pub fn decode(frame: pb::Frame) -> Result<Frame, WireFault> {
     let pb::Frame { frame } = frame;
     Ok(match frame {
         None => Frame::Unknown,
-        Some(Wire::Hello(hello)) => Frame::Hello(decode_hello(hello)?),
+        Some(Wire::Hello(hello)) => Frame::Hello(Box::new(decode_hello(hello)?)),
         Some(Wire::HelloRefused(pb::HelloRefused { reason, text })) => {
             bounded("text", text.len(), TEXT_LEN_MAX)?;
             let reason = pb::HelloRefusal::try_from(reason).unwrap_or(pb::HelloRefusal::Unspecified);

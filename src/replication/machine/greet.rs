@@ -30,7 +30,7 @@ pub(super) fn hello(
     let vector = entries.by_ref().take(ENTRIES_MAX).collect();
     session.changed = entries.map(|entry| entry.origin).collect();
     session.urgent = !session.changed.is_empty();
-    Frame::Hello(Hello {
+    Frame::Hello(Box::new(Hello {
         protocol: PROTOCOL,
         cluster_id: settings.cluster_id.clone(),
         key_check: settings.key_check,
@@ -44,7 +44,7 @@ pub(super) fn hello(
         window_frames: settings.window_frames,
         vector,
         closed: (!one_by_one).then_some(all_closed),
-    })
+    }))
 }
 
 impl Machine {

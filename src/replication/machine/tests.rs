@@ -96,6 +96,6 @@ pub(super) fn tell(machine: &mut Machine, link: u64, frame: Frame, ms: u64) -> V
 pub(super) fn meet(machine: &mut Machine, link: u64, hello: Hello, ms: u64) -> Vec<Effect> {
     let mut effects = machine.handle(Input::Connected { link: Link(link), dialled: false }, at(ms));
     effects.extend(machine.handle(Input::Sent { link: Link(link) }, at(ms)));
-    effects.extend(tell(machine, link, Frame::Hello(hello), ms));
+    effects.extend(tell(machine, link, Frame::Hello(Box::new(hello)), ms));
     effects
 }

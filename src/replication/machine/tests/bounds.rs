@@ -45,7 +45,9 @@ fn a_vector_longer_than_a_frame_is_told_in_parts() {
     let mut one = Machine::new(settings, held.collect());
     let link = Link(1);
     let mut effects = one.handle(Input::Connected { link, dialled: false }, at(0));
-    effects.extend(one.handle(Input::Frame { link, frame: Frame::Hello(hello(2, Vec::new())) }, at(0)));
+    effects.extend(
+        one.handle(Input::Frame { link, frame: Frame::Hello(Box::new(hello(2, Vec::new()))) }, at(0)),
+    );
     // The question comes while the vector is still being told.
     effects.extend(tell(&mut one, 1, Frame::Ping { number: 1 }, 1));
     for _ in 0..5 {

@@ -264,7 +264,7 @@ fn heartbeats_carry_changes_only() {
 fn what_is_told_of_closed_origins_is_read_with_bounds() {
     let closed = Some(ClosedSet { count: 1, hash: [9; 32] });
     let frame = || {
-        let frame = wire::encode(Frame::Hello(Hello { closed, ..hello(2, Vec::new()) }));
+        let frame = wire::encode(Frame::Hello(Box::new(Hello { closed, ..hello(2, Vec::new()) })));
         let Some(pb::frame::Frame::Hello(hello)) = frame.frame else { panic!("no hello") };
         hello
     };
@@ -306,7 +306,7 @@ fn a_peer_of_an_earlier_build_is_told_all_one_by_one_before_its_ping_is_answered
         for _ in 0..said(&effects).len() {
             effects.extend(one.handle(Input::Sent { link: LINK }, at(0)));
         }
-        effects.extend(tell(&mut one, LINK.0, Frame::Hello(earlier()), 0));
+        effects.extend(tell(&mut one, LINK.0, Frame::Hello(Box::new(earlier())), 0));
         effects.extend(tell(&mut one, LINK.0, Frame::Ping { number: 1 }, 1));
         assert_eq!(told_one_by_one(&said(&effects), held.len()), held.len(), "dialled: {dialled}");
         // What it holds is known once it told the rest and answered, as ever.

@@ -115,9 +115,9 @@ fn of_two_streams_the_smaller_ones_dial_stays() {
 fn a_second_dial_to_a_peer_that_is_connected_tells_which_link_stands() {
     let mut one = machine(1);
     one.handle(Input::Connected { link: Link(1), dialled: true }, at(0));
-    tell(&mut one, 1, Frame::Hello(hello(2, Vec::new())), 0);
+    tell(&mut one, 1, Frame::Hello(Box::new(hello(2, Vec::new()))), 0);
     one.handle(Input::Connected { link: Link(2), dialled: true }, at(1));
-    let effects = tell(&mut one, 2, Frame::Hello(hello(2, Vec::new())), 1);
+    let effects = tell(&mut one, 2, Frame::Hello(Box::new(hello(2, Vec::new()))), 1);
     assert_eq!(closed(&effects), Some(&CloseReason::Duplicate { of: Link(1) }));
     assert_eq!(one.peers(Mono(0)).len(), 1);
 }

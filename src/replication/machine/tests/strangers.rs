@@ -25,7 +25,7 @@ fn entries() -> impl Strategy<Value = Vec<VectorEntry>> {
 fn frames() -> impl Strategy<Value = Frame> {
     let sequence = || prop_oneof![1..6_u64, Just(u64::MAX - 9)];
     prop_oneof![
-        1 => entries().prop_map(|vector| Frame::Hello(hello(2, vector))),
+        1 => entries().prop_map(|vector| Frame::Hello(Box::new(hello(2, vector)))),
         1 => Just(Frame::HelloRefused { reason: Refusal::Other, text: "no".into() }),
         4 => (prop::collection::vec((origins(), sequence()), 0..4), prop::collection::vec(origins(), 0..3))
             .prop_map(|(origins, skip)| Frame::Want { origins, skip }),
@@ -94,7 +94,7 @@ proptest! {
         let mut effects = one.handle(Input::LacksUsage, at(ms));
         for (number, link) in &links {
             effects.extend(one.handle(Input::Connected { link: *link, dialled: number % 2 == 0 }, at(ms)));
-            effects.extend(one.handle(Input::Frame { link: *link, frame: Frame::Hello(hello(10 + *number as u8, Vec::new())) }, at(ms)));
+            effects.extend(one.handle(Input::Frame { link: *link, frame: Frame::Hello(Box::new(hello(10 + *number as u8, Vec::new()))) }, at(ms)));
         }
         for happening in happenings {
             effects.extend(match happening {
