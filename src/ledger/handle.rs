@@ -31,7 +31,7 @@ pub struct Ledger {
     sizes: Sizes,
     running: Mutex<Option<Running>>,
     #[cfg(test)]
-    by_hand: Option<Mutex<super::writer::ByHand>>,
+    by_hand: Option<Box<Mutex<super::writer::ByHand>>>,
 }
 
 /// What closing takes apart.
@@ -100,7 +100,7 @@ impl Ledger {
         let (log, opened) = recover::open(disk, sizes, key_check)?;
         let shared = Arc::clone(&log.shared);
         let exchange = Arc::new(Exchange::new(opened.head, log.reserve.is_some()));
-        let by_hand = Some(Mutex::new(super::writer::ByHand::new(log, applier)));
+        let by_hand = Some(Box::new(Mutex::new(super::writer::ByHand::new(log, applier))));
         Ok((Self { shared, exchange, sizes, running: Mutex::new(None), by_hand }, opened))
     }
 
