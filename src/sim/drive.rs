@@ -245,10 +245,10 @@ impl World {
             }
             Effect::Store { ticket, link: _, events } => {
                 let work = Work::Store(hands::store(&process.engine, ticket, events));
-                self.to_disk(node, epoch, work, latency);
+                self.queue_for_disk(node, epoch, work, latency);
             }
             Effect::KeepApart { ticket, link: _, events } => {
-                self.to_disk(node, epoch, Work::KeepApart { ticket, events }, latency);
+                self.queue_for_disk(node, epoch, Work::KeepApart { ticket, events }, latency);
             }
             Effect::Read { ticket, origin, from, bytes_max, records_max } => {
                 let read = Due::Read { node, epoch, ticket, origin, from, bytes_max, records_max };
@@ -284,7 +284,7 @@ impl World {
         }
     }
 
-    fn to_disk(&mut self, node: usize, epoch: u64, work: Work, latency: u64) {
+    fn queue_for_disk(&mut self, node: usize, epoch: u64, work: Work, latency: u64) {
         let now = self.now;
         let Some(process) = &mut self.nodes[node].process else { return };
         let after = process.storing.back().map_or(0, |(at, _)| *at).max(now) + latency;
