@@ -133,6 +133,8 @@ pub struct Opened {
     pub rebuild: Option<String>,
     /// Otherwise: apply the ledger's entries from here on.
     pub replay_from: Position,
+    /// It may hold entries up to the one that starts here. A ledger that ends before is not the one it was built from.
+    pub ahead: Option<Position>,
     /// The ledger it belongs to.
     pub ledger: LedgerIdentity,
 }
@@ -315,6 +317,7 @@ impl View {
     /// # Errors
     /// When the store cannot be read.
     pub fn apply(&self, at: Position, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
+        self.inner.bring(at);
         for subject in &event.subjects {
             self.inner.update(subject, false, |person| event_applied(person, at, id, event, subject))?;
         }
@@ -345,6 +348,7 @@ impl View {
         record: Record,
         trail: Vec<Position>,
     ) -> Result<(), ViewError> {
+        trail.last().iter().for_each(|at| self.inner.bring(**at));
         self.inner.update(who, false, |person| {
             person.record = record;
             person.trail = trail;
@@ -373,6 +377,11 @@ impl View {
     #[must_use]
     pub fn replace_registry(&self, built: Registry) -> bool {
         self.inner.registry.replace(built)
+    }
+
+    /// The ledger's entry that starts at `at` is about to be brought here. [`View::apply`] says so by itself.
+    pub fn bring(&self, at: Position) {
+        self.inner.bring(at);
     }
 
     /// Takes a template of the ledger; the latest time wins.

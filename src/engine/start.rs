@@ -368,7 +368,8 @@ fn open_view(place: &ViewPlace<'_>, found: Position) -> Result<(View, view::Open
     if crate::sabotage::is("view-ahead-of-its-ledger") {
         return Ok((view, opened));
     }
-    if opened.rebuild.is_some() || opened.replay_from <= found {
+    let is_of_it = opened.replay_from <= found && opened.ahead.is_none_or(|at| at < found);
+    if opened.rebuild.is_some() || is_of_it {
         return Ok((view, opened));
     }
     tracing::warn!(

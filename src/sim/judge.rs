@@ -2,6 +2,7 @@
 //! does, and does not ask the merge rule, which would agree with its own mistakes.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::node::offers;
 use super::people::{Act, BUSINESS, CHANNELS, How, Told, What, address};
@@ -279,11 +280,24 @@ impl World {
         let Ok(Some(digest)) = one.engine.range_digest(range) else { return };
         match other.engine.compare_range(&digest) {
             Ok(Verdict::Different) => self.fail(&format!(
-                "nodes {node} and {with} applied the same events and differ in range {range}"
+                "nodes {node} and {with} applied the same events and differ in range {range}:\n{}\n{}",
+                self.records_in(node, range),
+                self.records_in(with, range)
             )),
             Ok(Verdict::Equal) => self.tally.ranges_equal += 1,
             Ok(Verdict::Incomparable) | Err(_) => {}
         }
+    }
+
+    /// What a node has of everybody in a range.
+    fn records_in(&self, node: usize, range: usize) -> String {
+        let Some(process) = &self.nodes[node].process else { return String::new() };
+        let mut records = Vec::new();
+        let read = process.engine.view().each_of(range, |_, person| {
+            records.push(format!("  node {node} has {:?}", person.record));
+            ControlFlow::Continue(())
+        });
+        read.map_or_else(|error| error.to_string(), |()| records.join("\n"))
     }
 
     /// Everything is as it must be when the cluster has been whole for a while.
@@ -329,7 +343,9 @@ impl World {
                 });
                 if compared.flatten() != Some(Verdict::Equal) {
                     self.fail(&format!(
-                        "nodes 0 and {node} differ in range {range} after healing: {compared:?}"
+                        "nodes 0 and {node} differ in range {range} after healing: {compared:?}\n{}\n{}",
+                        self.records_in(0, range),
+                        self.records_in(node, range)
                     ));
                 }
             }

@@ -44,6 +44,7 @@ impl View {
             // Without the store there is nothing to drain into; memory is then what the ledger's tail takes.
             let _drained = inner.sweep(Pace::Full)?;
         }
+        events.last().iter().for_each(|last| inner.bring(last.at));
         let subjects = |(nth, placed): (usize, &'_ Placed)| {
             placed.event.subjects.iter().map(move |subject| (*subject, nth)).collect::<Vec<_>>()
         };

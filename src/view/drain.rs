@@ -150,6 +150,7 @@ impl Inner {
         // First of all: whatever is applied by now is in the overlay, or has left it already.
         let covered = self.applied();
         let open = self.usage.rotate();
+        stored.reach(self.newest(), &*self.store)?;
         self.registry.drain(&*self.store)?;
         let mut breaths = 0;
         for shard in 0..SHARDS {
@@ -210,6 +211,8 @@ impl Inner {
         let known = if old.is_empty() { Vec::new() } else { parse(&old)? };
         let before = known.len();
         let merged = merge(known, &pending);
+        // Looked up behind `pending`: whatever that has was brought before.
+        stored.reach(self.newest(), &*self.store)?;
         stored.persons[shard] = (stored.persons[shard] + merged.len() as u32).saturating_sub(before as u32);
         self.store.insert(&key, &build(&merged))?;
         let mut freed = 0;

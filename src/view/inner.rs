@@ -105,6 +105,8 @@ pub struct Inner {
     /// The same in short, for whoever only looks: a sweep holds `stored` for long.
     pub summary: Mutex<Summary>,
     applied: AtomicU64,
+    /// One more than where the newest entry starts that was ever about to be brought here; 0: none was.
+    newest: AtomicU64,
     overlay_bytes: AtomicI64,
     /// The bound of the overlay; higher than configured while what the journals gave back is not drained.
     overlay_max: AtomicI64,
@@ -152,6 +154,7 @@ impl Inner {
             checkpoint: Mutex::default(),
             free_bytes,
             applied: AtomicU64::new(meta.position.as_u64()),
+            newest: AtomicU64::new(0),
             summary: Mutex::new(Summary::of(&meta)),
             stored: Mutex::new(meta),
             overlay_bytes: AtomicI64::new(0),
@@ -354,6 +357,16 @@ impl Inner {
 
     pub fn advance(&self, next: Position) {
         self.applied.fetch_max(next.as_u64(), Ordering::AcqRel);
+    }
+
+    /// The entry that starts at `at` is about to be brought here.
+    pub fn bring(&self, at: Position) {
+        self.newest.fetch_max(at.as_u64().saturating_add(1), Ordering::AcqRel);
+    }
+
+    /// Where the newest entry starts that may be here.
+    pub fn newest(&self) -> Option<Position> {
+        self.newest.load(Ordering::Acquire).checked_sub(1).map(Position::from_u64)
     }
 
     /// Nothing of the ledger is applied any more.

@@ -9,12 +9,15 @@ use crate::ledger::Position;
 
 const VERSION: u8 = 1;
 const KEY: &[u8] = b"meta";
+const AHEAD_KEY: &[u8] = b"meta-ahead";
 
 /// What the store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// All of the ledger before it is in the store.
     pub position: Position,
+    /// No entry that starts behind it is in the store. `None`: none is that does not start before `position`.
+    pub ahead: Option<Position>,
     /// The depth of each shard's buckets.
     pub depths: [u8; SHARDS],
     /// Persons per shard. After a crash a few are missing, which only delays a split.
@@ -23,7 +26,7 @@ pub struct Meta {
 
 impl Default for Meta {
     fn default() -> Self {
-        Self { position: Position::START, depths: [DEPTH_MIN; SHARDS], persons: [0; SHARDS] }
+        Self { position: Position::START, ahead: None, depths: [DEPTH_MIN; SHARDS], persons: [0; SHARDS] }
     }
 }
 
@@ -32,7 +35,25 @@ impl Meta {
     pub fn load(store: &dyn Store) -> Result<Option<Self>, ViewError> {
         let mut read = Ok(None);
         store.get(KEY, &mut |bytes| read = Self::decode(bytes).map(Some))?;
-        Ok(read?)
+        let mut read = read?;
+        let mut ahead = Ok(None);
+        store.get(AHEAD_KEY, &mut |bytes| {
+            let bytes = bytes.try_into().map_err(|_| Damage("position"));
+            ahead = bytes.map(|bytes| Some(Position::from_u64(u64::from_le_bytes(bytes))));
+        })?;
+        if let Some(read) = &mut read {
+            read.ahead = ahead?;
+        }
+        Ok(read)
+    }
+
+    /// Says that entries up to the one that starts at `ahead` may be in the store from now on. Before any of them is written: a ledger that
+    /// is put back from before them must not pass for the one they come from.
+    pub fn reach(&mut self, ahead: Option<Position>, store: &dyn Store) -> Result<(), ViewError> {
+        let Some(at) = ahead.filter(|_| ahead > self.ahead) else { return Ok(()) };
+        store.insert(AHEAD_KEY, &at.as_u64().to_le_bytes())?;
+        self.ahead = ahead;
+        Ok(())
     }
 
     /// Writes it.
@@ -64,7 +85,7 @@ impl Meta {
             *persons = u32::try_from(input.number()?).map_err(|_| Damage("count"))?;
         }
         input.end()?;
-        Ok(Self { position, depths, persons })
+        Ok(Self { position, ahead: None, depths, persons })
     }
 }
 
@@ -81,6 +102,9 @@ mod tests {
         meta.depths[255] = DEPTH_MAX;
         meta.persons[7] = u32::MAX;
         meta.save(&disk.store()).unwrap();
+        meta.reach(Some(Position::from_u64(7)), &disk.store()).unwrap();
+        meta.reach(Some(Position::from_u64(6)), &disk.store()).unwrap();
+        assert_eq!(meta.ahead, Some(Position::from_u64(7)));
         assert_eq!(Meta::load(&disk.store()).unwrap(), Some(meta.clone()));
         let bytes = meta.encode();
         for cut in 0..bytes.len() {

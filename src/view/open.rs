@@ -113,13 +113,13 @@ pub fn open(
     };
     let usage = Journal::open(folder.dir(), "usage")?;
     let notes = Journal::open(folder.dir(), "notes")?;
-    let replay_from = meta.position;
+    let (replay_from, ahead) = (meta.position, meta.ahead);
     let phase = if rebuild.is_some() { Phase::Rebuilding } else { Phase::Serving };
     let free_bytes = Arc::clone(&surroundings.free_bytes);
     let mut inner = Inner::new(config, folder, store, meta, usage, notes, free_bytes, phase);
     inner.registry = registry;
     restore_usage(&inner)?;
-    Ok((inner, Opened { rebuild, replay_from, ledger }))
+    Ok((inner, Opened { rebuild, replay_from, ahead, ledger }))
 }
 
 fn judge(folder: &Folder, ledger: LedgerIdentity, boot: &str) -> Verdict {

@@ -192,3 +192,36 @@ fn what_left_the_overlay_lasts_before_its_journal_goes() {
     let view = killed(&disk, &place, view);
     (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
 }
+
+/// However much of a sweep a crash keeps: what is in the store is said to be there, so that a ledger that ends before is known for another.
+#[test]
+fn whatever_the_store_may_hold_was_said_before() {
+    let mut held = 0;
+    for keep in 0.. {
+        let disk = Disk::default();
+        let place = Place::new(Some(disk.clone()));
+        let mut ledger = Ledger::default();
+        let view = place.serving(&ledger);
+        ledger.append(&mut Dice::new(1), 1);
+        ledger.apply_from(&view, 0);
+        {
+            let mut stored = view.inner.stored.lock();
+            for shard in 0..SHARDS {
+                assert!(view.inner.drain_shard(&mut stored, shard, Pace::Full, &mut 0).unwrap());
+            }
+        }
+        if keep > disk.unflushed() {
+            break;
+        }
+        drop(view);
+        disk.crash(keep);
+        let state = State { ledger: LEDGER, boot: place.boot.clone(), built: true, clean: false };
+        folder::Folder::open(&place.dir()).unwrap().say(&state).unwrap();
+        let (view, opened) = place.open();
+        if view.get(&person(0)).unwrap() != Person::default() {
+            held += 1;
+            assert_eq!(opened.ahead, Some(ledger.position(0)), "{keep} writes kept");
+        }
+    }
+    assert!(held > 0, "it came to the store");
+}
