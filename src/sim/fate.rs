@@ -277,6 +277,7 @@ pub fn heal(world: &mut World) {
     }
     world.cut.clear();
     world.loss = 0;
+    restart_edges_that_may_know_more(world);
     for node in 0..world.nodes.len() {
         world.nodes[node].disk.power_cut_in(None);
         // One that lost its power while it started is started again.
@@ -287,6 +288,16 @@ pub fn heal(world: &mut World) {
     world.note("all is whole".to_owned());
     world.settle(HEALING_MS);
     world.excused.clear();
+}
+
+/// What a lost disk alone had may have come to an edge, which keeps it and cannot give it back: README tells operators to restart edges then.
+fn restart_edges_that_may_know_more(world: &mut World) {
+    let is_anchor_back = |one: &super::node::Node| one.role == Role::Anchor && one.went_back.is_some();
+    if world.nodes.iter().any(is_anchor_back) {
+        for node in (0..world.nodes.len()).filter(|node| world.is_edge(*node)).collect::<Vec<_>>() {
+            world.kill(node);
+        }
+    }
 }
 
 /// Every person opts in once more, naming what there is, and out once more.

@@ -241,7 +241,11 @@ impl World {
         self.note(format!("act {number} at node {node}: {}", said(&answer)));
         let (event, took, done) = match answer {
             Ok(event) => (event, true, true),
-            Err(EngineError::NotReplicated(event)) => (Some(event), true, false),
+            Err(EngineError::NotReplicated(event)) => {
+                // An edge that knows it from an anchor has not taken it in itself.
+                let knew = self.is_edge(node) && self.acts[number].events.contains(&event);
+                (Some(event), !knew, false)
+            }
             Err(EngineError::Kept) => (None, true, false),
             // The person opted out meanwhile, or before; or the clock of the caller is far ahead.
             Err(EngineError::Unsuperseded(_) | EngineError::Invalid(_) | EngineError::AlreadyExists(_)) => {
