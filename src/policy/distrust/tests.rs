@@ -109,9 +109,14 @@ fn stands(events: &[(EventId, ConsentEvent)], distrust: &Distrust) -> Standing {
     standing(&known, &subject, &rules(), T0.plus_ms(DAY_MS / 2)).standing
 }
 
-fn read(events: &[(EventId, ConsentEvent)], distrust: &Distrust) -> Record {
+fn kept(events: &[(EventId, ConsentEvent)]) -> Record {
     let mut record = Record::default();
     events.iter().for_each(|(id, event)| record.apply(*id, event, &WHO));
+    record
+}
+
+fn read(events: &[(EventId, ConsentEvent)], distrust: &Distrust) -> Record {
+    let mut record = kept(events);
     distrust.lay_over(&mut record);
     record
 }
@@ -278,22 +283,22 @@ fn events() -> impl Strategy<Value = Vec<(EventId, ConsentEvent)>> {
 }
 
 proptest! {
+    /// Also with more origins than are told apart.
     #[test]
     fn it_joins_in_any_order(
-        (forth, back) in vec((0_u16..1_030, 0_u64..9), 0..1_100).prop_flat_map(|all| {
+        (forth, back) in vec(0_u64..9, 1_000..1_060).prop_flat_map(|from| {
+            let all: Vec<(u128, u64)> = (0..1_040).cycle().zip(from).collect();
             (Just(all.clone()), Just(all).prop_shuffle())
         })
     ) {
-        let joined = |all: &[(u16, u64)]| {
+        let joined = |all: &[(u128, u64)]| {
             let mut distrust = Distrust::default();
             for (origin, from) in all {
-                let before = distrust.clone();
-                let news = distrust.add(OriginId(u128::from(*origin).to_be_bytes()), *from);
-                prop_assert_eq!(news, before != distrust);
+                distrust.add(OriginId(origin.to_be_bytes()), *from);
             }
-            Ok(distrust)
+            distrust
         };
-        prop_assert_eq!(joined(&forth)?, joined(&back)?);
+        prop_assert_eq!(joined(&forth), joined(&back));
     }
 
     /// Whatever a distrust sets aside, no message passes that did not pass before.
@@ -301,7 +306,7 @@ proptest! {
     fn no_distrust_turns_a_denial_into_an_allow(
         events in events(), distrust in distrusts(), more in distrusts(), now in strategies::time(),
     ) {
-        let whole = read(&events, &Distrust::default());
+        let whole = kept(&events);
         let some = read(&events, &distrust);
         let mut both = distrust;
         for (origin, from) in more.iter() {
@@ -344,7 +349,7 @@ proptest! {
     /// What denies is untouched, so that every opt-out goes on to hold.
     #[test]
     fn no_opt_out_is_set_aside(events in events(), distrust in distrusts()) {
-        let whole = read(&events, &Distrust::default());
+        let whole = kept(&events);
         let left = read(&events, &distrust);
         let outs = |record: &Record| -> Vec<(Scope, Vec<Mark>)> {
             let marks = |cell: &crate::policy::consent::Cell| {
