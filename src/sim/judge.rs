@@ -9,6 +9,7 @@ use super::people::{Act, BUSINESS, CHANNELS, How, Told, What, address};
 use super::world::{Clocks, MAX_STALENESS_MS, World};
 use crate::engine::ranges::Verdict;
 use crate::engine::{CheckAnswer, CheckRequest, Engine, Mode, RequestedContent};
+use crate::ledger::Head;
 use crate::policy::event::{Change, ConsentEvent};
 use crate::policy::ids::{EventId, OriginId};
 use crate::policy::types::{Category, Channel, Reason};
@@ -367,15 +368,23 @@ impl World {
                 ));
             }
         }
-        self.judge_proven();
+        let heads = first.clone();
+        self.judge_proven(&heads);
     }
 
     /// An opt-in that names every opt-out there is counts everywhere.
-    fn judge_proven(&mut self) {
+    fn judge_proven(&mut self, heads: &[(OriginId, Head)]) {
+        // What a lost disk alone had is nobody's any more.
+        let is_held = |id: &EventId| {
+            heads.iter().any(|(origin, head)| *origin == id.origin && head.sequence >= id.sequence)
+        };
         for person in 0..self.persons.len() {
             let who = self.persons[person];
             for channel in CHANNELS {
-                let of_person = || self.told.iter().filter(|(_, told)| told.event.subjects.contains(&who));
+                let of_person = || {
+                    let told = self.told.iter().filter(|(_, told)| told.event.subjects.contains(&who));
+                    told.filter(|(id, _)| is_held(id))
+                };
                 let outs: Vec<EventId> =
                     of_person().filter(|(_, told)| ends(&told.event, channel)).map(|(id, _)| *id).collect();
                 let names_all = of_person().find(|(_, told)| {
