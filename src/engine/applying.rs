@@ -56,7 +56,11 @@ fn apply(
     appended: ledger::Appended,
     entry: Option<&LedgerEntry>,
 ) -> Result<(), ViewError> {
-    view.bring(appended.position);
+    match entry {
+        // Says so by itself.
+        Some(LedgerEntry::Consent(_)) | None => {}
+        Some(_) => view.bring(appended.position),
+    }
     match entry {
         Some(LedgerEntry::Consent(event)) => view.apply(appended.position, appended.id, event)?,
         Some(LedgerEntry::Template(entry)) => view.put_template(entry.clone()),

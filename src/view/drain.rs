@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(250);
 const SWEEP_AFTER_TICKS: u32 = 120;
 /// From this part of the overlay's bound on, a sweep starts: the later, the more often a person who is sent to again is written only once.
 const SWEEP_AFTER_PERCENT: i64 = 65;
+/// Events after which a sweep starts: a start applies what the store lacks, some 15 µs each.
+const SWEEP_AFTER_EVENTS: u64 = 16_384;
 /// Bytes of journal after which it is made short: they bound the time that a start needs to read them.
 const JOURNAL_BYTES_LONG: u64 = 32 * 1024 * 1024;
 /// Bytes of notes after which a checkpoint is asked for.
@@ -34,7 +36,7 @@ const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Buckets written between two looks at the disk's space, and two rests.
 const BUCKETS_PER_BREATH: usize = 32;
 /// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded.
-const REST: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_millis(4);
 /// From this part of its bound on, the overlay is crowded and a sweep does not rest.
 const CROWDED_PERCENT: i64 = 85;
 /// Breaths after which a sweep writes the journals: they promise to be written every second.
@@ -83,6 +85,7 @@ impl Inner {
         let is_long = self.usage.bytes() >= JOURNAL_BYTES_LONG;
         let due = ticks >= SWEEP_AFTER_TICKS
             || self.overlay_percent() >= SWEEP_AFTER_PERCENT
+            || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS
             || is_long && !self.may_compact();
         if is_long && !due {
             self.compact_or_say();
@@ -149,6 +152,7 @@ impl Inner {
     fn sweep_all(&self, stored: &mut Meta, pace: Pace) -> Result<bool, ViewError> {
         // First of all: whatever is applied by now is in the overlay, or has left it already.
         let covered = self.applied();
+        self.events.store(0, Ordering::Relaxed);
         let open = self.usage.rotate();
         stored.reach(self.newest(), &*self.store)?;
         self.registry.drain(&*self.store)?;

@@ -93,6 +93,8 @@ pub struct Inner {
     /// The next start must not believe what is here.
     pub unkept: AtomicBool,
     pub usage: Journal,
+    /// Events brought here since the last sweep began.
+    pub events: AtomicU64,
     /// How often the journal of usage was made short since the last sweep.
     pub compacted: AtomicU32,
     pub notes: Journal,
@@ -148,6 +150,7 @@ impl Inner {
             unkept: AtomicBool::new(false),
             doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
+            events: AtomicU64::new(0),
             compacted: AtomicU32::new(0),
             notes,
             notes_from: AtomicU64::new(0),
@@ -362,6 +365,7 @@ impl Inner {
     /// The entry that starts at `at` is about to be brought here.
     pub fn bring(&self, at: Position) {
         self.newest.fetch_max(at.as_u64().saturating_add(1), Ordering::AcqRel);
+        self.events.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Where the newest entry starts that may be here.
