@@ -290,7 +290,8 @@ pub fn heal(world: &mut World) {
     world.excused.clear();
 }
 
-/// What a lost disk alone had may have come to an edge, which keeps it and cannot give it back: README tells operators to restart edges then.
+/// What a lost disk alone had may have come to an edge, which goes on with it and cannot give it back: README
+/// tells operators when to restart edges.
 fn restart_edges_that_may_know_more(world: &mut World) {
     let is_anchor_back = |one: &super::node::Node| one.role == Role::Anchor && one.went_back.is_some();
     if world.nodes.iter().any(is_anchor_back) {
