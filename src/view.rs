@@ -318,6 +318,7 @@ impl View {
     /// When the store cannot be read.
     pub fn apply(&self, at: Position, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
         self.inner.bring(at);
+        self.inner.events.fetch_add(1, Ordering::Relaxed);
         for subject in &event.subjects {
             self.inner.update(subject, false, |person| event_applied(person, at, id, event, subject))?;
         }

@@ -482,6 +482,8 @@ struct Behind {
 
 impl Behind {
     fn take(&mut self, view: &View, appended: ledger::Appended, payload: &[u8]) -> Result<(), ViewError> {
+        // Also what is no person's, and goes to the view at once.
+        view.bring(appended.position);
         match read_entry(appended.id, payload) {
             Some(LedgerEntry::Consent(event)) => {
                 self.bytes += payload.len();

@@ -93,7 +93,7 @@ pub struct Inner {
     /// The next start must not believe what is here.
     pub unkept: AtomicBool,
     pub usage: Journal,
-    /// Events brought here since the last sweep began.
+    /// Events applied since the last sweep began, but for those that a start applies many at a time.
     pub events: AtomicU64,
     /// How often the journal of usage was made short since the last sweep.
     pub compacted: AtomicU32,
@@ -365,7 +365,6 @@ impl Inner {
     /// The entry that starts at `at` is about to be brought here.
     pub fn bring(&self, at: Position) {
         self.newest.fetch_max(at.as_u64().saturating_add(1), Ordering::AcqRel);
-        self.events.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Where the newest entry starts that may be here.
