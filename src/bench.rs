@@ -113,6 +113,7 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
     let begun = Instant::now();
     load::import(&gate.uds, options.recipients).await?;
     note("import_rows_per_second", per_second(options.recipients, begun.elapsed()));
+    load::settled(&gate.uds).await?;
 
     let active = Target { recipients: options.active.min(options.recipients), stored: options.recipients };
     let uniform = Target { recipients: options.recipients, stored: options.recipients };

@@ -23,16 +23,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::ledger::Position;
+use crate::limits::FrequencyLog;
 use crate::policy::distrust::Distrust;
 use crate::policy::event::{ConsentEvent, SenderEntry, TemplateEntry};
 use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::record::Record;
+use crate::policy::usage::Usage;
 
 mod bucket;
 mod bytes;
 mod catch_up;
 mod codes;
-mod compact;
 mod distrusts;
 mod drain;
 mod error;
@@ -41,6 +42,7 @@ mod folder;
 mod held;
 mod inner;
 mod journal;
+mod keep;
 mod meta;
 mod notes;
 mod open;
@@ -49,6 +51,7 @@ mod record;
 mod registry;
 mod shard;
 mod store;
+mod usage_log;
 
 pub use bytes::Damage;
 pub use catch_up::Placed;
@@ -77,8 +80,10 @@ pub struct Config {
     pub page_cache_mib: u32,
     /// The cache of records before it; 0 to 65,536 MiB.
     pub record_cache_mib: u32,
-    /// How much may be changed and not yet in sled; 1 to 4,096 MiB.
+    /// How much may be changed and only in memory; 1 to 4,096 MiB.
     pub overlay_max_mib: u32,
+    /// Of how many persons the log of usage may have some, 12 bytes of memory each, before some goes to sled; 1,024 to 67,108,864.
+    pub usage_persons_max: u32,
     /// Below this much free space nothing is written; 0: always written.
     pub min_free_mib: u32,
     /// How long to wait for a dying predecessor to let go of the store.
@@ -91,6 +96,7 @@ impl Default for Config {
             page_cache_mib: 8,
             record_cache_mib: 32,
             overlay_max_mib: 32,
+            usage_persons_max: 2 * 1024 * 1024,
             min_free_mib: 64,
             lock_wait: Duration::from_secs(5),
         }
@@ -108,6 +114,9 @@ impl Config {
         }
         if !(1..=4_096).contains(&self.overlay_max_mib) {
             return Err(fault("overlay_max_mib", self.overlay_max_mib, "1 to 4,096"));
+        }
+        if !(1_024..=67_108_864).contains(&self.usage_persons_max) {
+            return Err(fault("usage_persons_max", self.usage_persons_max, "1,024 to 67,108,864"));
         }
         Ok(())
     }
@@ -156,6 +165,10 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Reads since the start that did.
     pub cache_misses: u64,
+    /// Persons in the log of usage.
+    pub logged_persons: u64,
+    /// Bytes of that log on disk.
+    pub logged_bytes: u64,
     /// Bytes of the journals on disk.
     pub journal_bytes: u64,
     /// Times that the journals could not be written.
@@ -308,6 +321,22 @@ impl View {
             self.inner.held.of(who).over(who, person);
             self.inner.registry.distrusts.lay_over(&mut person.record);
             change(person)
+        })
+    }
+
+    /// As [`View::update`] for usage alone, where consent does not matter: it is not read, and `change` finds none. Says whether
+    /// usage changed.
+    ///
+    /// # Errors
+    /// As [`View::update`].
+    pub fn update_usage(
+        &self,
+        who: &Identifier,
+        change: impl FnOnce(&mut Usage, &mut FrequencyLog) -> bool,
+    ) -> Result<bool, ViewError> {
+        self.inner.update_usage(who, |person| {
+            let changed = change(&mut person.usage, &mut person.frequency);
+            (changed, if changed { Touched::Usage } else { Touched::Nothing })
         })
     }
 
@@ -504,6 +533,8 @@ impl View {
             cache_hits,
             cache_misses,
             journal_bytes: inner.usage.bytes() + inner.notes.bytes(),
+            logged_persons: summary.logged_persons,
+            logged_bytes: summary.logged_bytes,
             journal_lost: inner.usage.lost() + inner.notes.lost(),
             store_bytes: inner.store.size_bytes(),
             persons: summary.persons,
@@ -527,9 +558,10 @@ impl View {
         if was == Phase::Rebuilding {
             return Ok(inner.store.close()?);
         }
-        let drained = if inner.look_for_space() { inner.sweep(Pace::Full) } else { Ok(false) };
+        let drained = if inner.look_for_space() { inner.sweep(Pace::FULL) } else { Ok(false) };
         // Whatever fails, the rest is still worth writing.
-        let journals = inner.usage.sync().and(inner.write_checkpoint()).and(inner.notes.sync());
+        let journals = inner.usage.sync().and(inner.log.lock().sync());
+        let journals = journals.and(inner.write_checkpoint()).and(inner.notes.sync());
         let closed = inner.store.close();
         if !drained? {
             let fault = inner.fault.lock().clone();
@@ -547,7 +579,7 @@ impl View {
     /// Does what the view's thread does now and then, where there is none.
     #[cfg(test)]
     pub(crate) fn sweep(&self) -> Result<bool, ViewError> {
-        self.inner.sweep(Pace::Full)
+        self.inner.sweep(Pace::FULL)
     }
 
     /// What the folder says of a view that is built and in use.

@@ -12,6 +12,7 @@ use tower::service_fn;
 
 use super::BenchError;
 use crate::pb::v1;
+use crate::pb::v1::admin_service_client::AdminServiceClient;
 use crate::pb::v1::consent_service_client::ConsentServiceClient;
 use crate::pb::v1::send_service_client::SendServiceClient;
 
@@ -83,6 +84,23 @@ pub async fn answers(uds: &Path) -> bool {
         // Anything but UNAVAILABLE: the sidecar has its consents at hand.
         Ok(answer) => answer.into_inner().reason() != v1::Reason::Unavailable,
         Err(_) => false,
+    }
+}
+
+/// Waits until what was recorded is in the store, as it is with most of a business's recipients at any time.
+pub async fn settled(uds: &Path) -> Result<(), BenchError> {
+    const WITHIN: Duration = Duration::from_secs(120);
+    let mut client = AdminServiceClient::new(connect(uds).await?);
+    let begun = Instant::now();
+    loop {
+        let status = client.get_status(v1::GetStatusRequest::default()).await.map_err(failed)?.into_inner();
+        if status.view.is_some_and(|view| view.unstored_records == 0) {
+            return Ok(());
+        }
+        if begun.elapsed() > WITHIN {
+            return Err(BenchError::NotThere("the import in the store"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

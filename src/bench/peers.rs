@@ -114,6 +114,9 @@ async fn measure(options: &Options, dir: &Path, nodes: usize) -> Result<Value, B
     load::import(&alone.uds, count).await?;
     load::import(cluster.uds(0), count).await?;
     caught_up(&cluster, nodes - 1).await?;
+    for node in cluster.nodes.iter().chain([&alone]) {
+        load::settled(&node.uds).await?;
+    }
     let active = Target { recipients: options.active.min(count), stored: count };
     let (mut without, mut with) = (Vec::new(), Vec::new());
     load::checks(&alone.uds, MANY, active, span).await?;

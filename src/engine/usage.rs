@@ -20,7 +20,7 @@ use crate::policy::ids::{EventId, Identifier};
 use crate::policy::rules::Rules;
 use crate::policy::time::Timestamp;
 use crate::policy::types::Category;
-use crate::view::{Person, Touched, View, ViewError};
+use crate::view::{Person, View, ViewError};
 
 use super::people::Identity;
 use super::{Engine, Inner};
@@ -302,12 +302,12 @@ impl Inner {
     fn merge_person(&self, bytes: &[u8], longest_per_ms: i64, now: Timestamp) -> Option<bool> {
         let (who, usage) = bytes.split_first_chunk()?;
         let told = Person::decode(&[], usage).ok()?;
-        let merged = self.view.update(&Identifier(*who), |person| {
-            let usage = person.usage.merge(&told.usage);
-            let news = person.frequency.merge(&told.frequency) || usage;
+        let merged = self.view.update_usage(&Identifier(*who), |usage, frequency| {
+            let news = usage.merge(&told.usage);
+            let news = frequency.merge(&told.frequency) || news;
             // Where nothing is sent from here, nothing else would ever let old sends go.
-            person.frequency.prune(now, longest_per_ms);
-            (news, if news { Touched::Usage } else { Touched::Nothing })
+            frequency.prune(now, longest_per_ms);
+            news
         });
         merged.ok()
     }

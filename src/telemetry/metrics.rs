@@ -164,6 +164,15 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
         set("optgate_outbox_bytes", waiting.bytes as f64);
     }
     set("optgate_view_behind", truth(engine.is_behind()));
+    let view = engine.view().stats();
+    set("optgate_view_records", view.persons as f64);
+    set("optgate_view_unstored_records", view.dirty as f64);
+    set("optgate_view_overlay_bytes", view.overlay_bytes as f64);
+    set("optgate_view_size_bytes", (view.store_bytes + view.logged_bytes) as f64);
+    set("optgate_view_journal_bytes", view.journal_bytes as f64);
+    for (source, reads) in [("memory", view.cache_hits), ("disk", view.cache_misses)] {
+        metrics::counter!("optgate_view_reads_total", "source" => source).absolute(reads);
+    }
     set("optgate_ranges_in_doubt", engine.view().doubted() as f64);
     set("optgate_distrusted_origins", engine.distrusted().iter().len() as f64);
     set("optgate_stale", truth(engine.is_stale()));
@@ -205,6 +214,18 @@ fn describe() {
     metrics::describe_gauge!(
         "optgate_view_behind",
         "1 when the view lacks an event; nothing is allowed then"
+    );
+    metrics::describe_gauge!("optgate_view_records", "Persons' records in the view's store, nearly");
+    metrics::describe_gauge!(
+        "optgate_view_unstored_records",
+        "Changed records that are in memory only; ledger and journal bring them back after a kill"
+    );
+    metrics::describe_gauge!("optgate_view_overlay_bytes", "What the unstored records take in memory");
+    metrics::describe_gauge!("optgate_view_size_bytes", "What the view takes on disk, its journals aside");
+    metrics::describe_gauge!("optgate_view_journal_bytes", "Bytes of the view's journals");
+    metrics::describe_counter!(
+        "optgate_view_reads_total",
+        "Records read, by where they were found: memory, or disk (its pages may be cached)"
     );
     metrics::describe_gauge!(
         "optgate_stale",

@@ -1,21 +1,21 @@
-//! Brings the overlay into the store, a sweep at a time.
+//! Brings the overlay where it belongs: usage into its log, consent into the store.
 //!
-//! A sweep closes the journal's generation, then visits every shard in the order of the store's keys, so that
-//! neighbours are written one after the other, several persons of a bucket in one write. Only then are the data flushed, the
-//! ledger position that they cover written, and the closed generation removed. Only the holder of [`Inner::stored`] writes to
-//! the store, so reading a bucket, changing and writing it needs no transaction.
+//! Both visit every shard in the order of the store's keys. Usage is moved first, since that takes microseconds where the store takes
+//! milliseconds; after it the journal of usage is short again. Consent follows, neighbours one after the other, several persons of a bucket in
+//! one write; only then are the data flushed and the ledger position that they cover written. Only the holder of [`Inner::stored`]
+//! writes to the store or the log, so reading a bucket, changing and writing it needs no transaction.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::bucket::{
-    DEPTH_MAX, PERSONS_PER_BUCKET_MAX, Parts, buckets_of_shard, build, key_at, key_of, parse,
+    DEPTH_MAX, PERSONS_PER_BUCKET_MAX, Parts, buckets_of_shard, build, key_at, key_of, parse, shard_of,
 };
 use super::error::{StoreError, ViewError};
 use super::inner::{Health, Inner, Phase, SHARDS};
 use super::meta::Meta;
-use super::shard::Dirty;
+use super::shard::{Part, Pending};
 use crate::policy::ids::Identifier;
 
 /// How often the view's thread looks around without being asked.
@@ -27,14 +27,16 @@ const SWEEP_AFTER_TICKS: u32 = 120;
 const SWEEP_AFTER_PERCENT: i64 = 65;
 /// Events after which a sweep starts: a start applies what the store lacks, some 15 µs each.
 const SWEEP_AFTER_EVENTS: u64 = 16_384;
-/// Bytes of journal after which it is made short: they bound the time that a start needs to read them.
-const JOURNAL_BYTES_LONG: u64 = 32 * 1024 * 1024;
+/// Bytes of journal after which usage is moved to the log: they bound the time that a start needs to read them.
+const JOURNAL_BYTES_LONG: u64 = 16 * 1024 * 1024;
 /// Bytes of notes after which a checkpoint is asked for.
 const CHECKPOINT_AFTER_BYTES: u64 = 8 * 1024 * 1024;
 /// Journals grow no further while nothing can be drained.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Buckets written between two looks at the disk's space, and two rests.
-const BUCKETS_PER_BREATH: usize = 32;
+pub(super) const BUCKETS_PER_BREATH: usize = 32;
+/// Persons taken out of the overlay under one lock.
+pub(super) const PERSONS_PER_LOCK: usize = 64;
 /// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded.
 const REST: Duration = Duration::from_millis(4);
 /// From this part of its bound on, the overlay is crowded and a sweep does not rest.
@@ -42,13 +44,18 @@ const CROWDED_PERCENT: i64 = 85;
 /// Breaths after which a sweep writes the journals: they promise to be written every second.
 const BREATHS_PER_FLUSH: u32 = 64;
 
-/// How a sweep behaves.
+/// How a sweep behaves, and how often it rested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub struct Pace {
+    gentle: bool,
+    breaths: u32,
+}
+
+impl Pace {
     /// Rests, so that checks have the processor; ends when the view closes.
-    Gentle,
+    pub const GENTLE: Self = Self { gentle: true, breaths: 0 };
     /// As fast as it goes.
-    Full,
+    pub const FULL: Self = Self { gentle: false, breaths: 0 };
 }
 
 impl Inner {
@@ -82,28 +89,18 @@ impl Inner {
         if self.notes.bytes() > CHECKPOINT_AFTER_BYTES {
             self.write_checkpoint_or_say();
         }
-        let is_long = self.usage.bytes() >= JOURNAL_BYTES_LONG;
-        let due = ticks >= SWEEP_AFTER_TICKS
-            || self.overlay_percent() >= SWEEP_AFTER_PERCENT
-            || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS
-            || is_long && !self.may_compact();
-        if is_long && !due {
-            self.compact_or_say();
+        let is_crowded = || self.overlay_percent() >= SWEEP_AFTER_PERCENT;
+        let mut due = ticks >= SWEEP_AFTER_TICKS || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
+        if !due && (is_crowded() || self.usage.bytes() >= JOURNAL_BYTES_LONG) {
+            // Mostly it is usage that fills the overlay, and the store can be left alone.
+            let _moved_in_full = self.move_usage(Pace::GENTLE);
+            due = is_crowded();
         }
         if due {
             // What a failed sweep left is in the overlay and the journal still.
-            let _swept_in_full = self.sweep(Pace::Gentle);
+            let _swept_in_full = self.sweep(Pace::GENTLE);
         }
         due
-    }
-
-    fn compact_or_say(&self) {
-        match self.compact_usage() {
-            Ok(_) => {}
-            Err(err @ ViewError::Store(_)) => self.degrade(&err),
-            // Until the next try a start reads more than it needs to.
-            Err(err) => tracing::warn!(fault = %err, "the journal of usage could not be made short"),
-        }
     }
 
     /// Finds out whether there is space to write.
@@ -124,41 +121,51 @@ impl Inner {
     /// Drains everything that was changed before the call; `false`: not all of it.
     ///
     /// # Errors
-    /// When the store fails: it is not written to any more.
+    /// When the store fails: it is not written to any more. When the log of usage cannot be written: it is tried again.
     pub fn sweep(&self, pace: Pace) -> Result<bool, ViewError> {
+        self.writing(|stored| Ok(self.drain_usage(stored, pace)? && self.drain_consent(stored, pace)?))
+    }
+
+    /// Moves the usage that was changed before the call from the overlay to its log; `false`: not all of it.
+    ///
+    /// # Errors
+    /// As [`Inner::sweep`].
+    pub fn move_usage(&self, pace: Pace) -> Result<bool, ViewError> {
+        self.writing(|stored| self.drain_usage(stored, pace))
+    }
+
+    /// Lets `write` write, alone, if anything may be written.
+    fn writing(&self, write: impl FnOnce(&mut Meta) -> Result<bool, ViewError>) -> Result<bool, ViewError> {
         let mut stored = self.stored.lock();
         if self.phase() == Phase::Rebuilding || self.health() != Health::Normal {
             return Ok(false);
         }
-        if !self.lacks_something(&stored) {
-            return Ok(true);
-        }
         // sled's calls catch their panics themselves; this is for our own mistakes: a thread that dies drains no more.
-        let swept = catch_unwind(AssertUnwindSafe(|| self.sweep_all(&mut stored, pace)))
+        let written = catch_unwind(AssertUnwindSafe(|| write(&mut stored)))
             .unwrap_or_else(|_| Err(StoreError::Panicked("in a sweep".into()).into()));
-        if let Err(err) = &swept {
-            self.degrade(err);
+        match &written {
+            Ok(_) => {}
+            // The overlay and the journal still have all of it.
+            Err(err @ (ViewError::Io { .. } | ViewError::Full)) => {
+                tracing::warn!(fault = %err, "what sends left behind could not be brought to its log; it is tried again");
+            }
+            Err(err) => self.degrade(err),
         }
-        swept
+        written
     }
 
-    fn lacks_something(&self, stored: &Meta) -> bool {
-        self.overlay_bytes() > 0
-            || self.registry.is_dirty()
-            || self.applied() != stored.position
-            || !self.usage.is_empty()
-    }
-
-    fn sweep_all(&self, stored: &mut Meta, pace: Pace) -> Result<bool, ViewError> {
+    fn drain_consent(&self, stored: &mut Meta, mut pace: Pace) -> Result<bool, ViewError> {
         // First of all: whatever is applied by now is in the overlay, or has left it already.
         let covered = self.applied();
+        let has_some = self.shards.iter().any(|shard| shard.lock().dirty_len() > 0);
+        if covered == stored.position && !has_some && !self.registry.is_dirty() {
+            return Ok(true);
+        }
         self.events.store(0, Ordering::Relaxed);
-        let open = self.usage.rotate();
         stored.reach(self.newest(), &*self.store)?;
         self.registry.drain(&*self.store)?;
-        let mut breaths = 0;
         for shard in 0..SHARDS {
-            if !self.drain_shard(stored, shard, pace, &mut breaths)? {
+            if !self.drain_shard(stored, shard, &mut pace)? {
                 return Ok(false);
             }
             self.split_if_crowded(stored, shard)?;
@@ -167,12 +174,6 @@ impl Inner {
         stored.position = covered;
         stored.save(&*self.store)?;
         self.note_stored(stored);
-        self.compacted.store(0, Ordering::Relaxed);
-        self.narrow_overlay();
-        if let Err(err) = self.usage.remove_before(open) {
-            // It is tried again after the next sweep; until then a start reads more than it needs to.
-            tracing::warn!(fault = %err, "a drained journal could not be removed");
-        }
         Ok(true)
     }
 
@@ -180,18 +181,19 @@ impl Inner {
         &self,
         stored: &mut Meta,
         shard: usize,
-        pace: Pace,
-        breaths: &mut u32,
+        pace: &mut Pace,
     ) -> Result<bool, ViewError> {
         let (persons, depth) = {
             let shard = self.shards[shard].lock();
-            (shard.dirty_sorted(), shard.depth)
+            (shard.dirty_sorted(Part::Consent), shard.depth)
         };
         let mut buckets = 0;
         for bucket in persons.chunk_by(|a, b| key_of(a, depth) == key_of(b, depth)) {
-            self.drain_bucket(stored, shard, depth, bucket)?;
+            let pending = self.shards[shard].lock().pending(Part::Consent, bucket);
+            self.write_bucket(stored, Part::Consent, &pending)?;
+            self.settle(shard, Part::Consent, &pending)?;
             buckets += 1;
-            if buckets % BUCKETS_PER_BREATH == 0 && !self.breathe(pace, breaths) {
+            if buckets % BUCKETS_PER_BREATH == 0 && !self.breathe(pace) {
                 return Ok(false);
             }
         }
@@ -199,49 +201,51 @@ impl Inner {
         Ok(true)
     }
 
-    /// Brings what the overlay has of `persons`, all of one bucket, into the store.
-    fn drain_bucket(
+    /// Brings one part of persons of one bucket into the store.
+    pub(super) fn write_bucket(
         &self,
         stored: &mut Meta,
-        shard: usize,
-        depth: u8,
-        persons: &[Identifier],
+        part: Part,
+        pending: &[Pending],
     ) -> Result<(), ViewError> {
-        let pending = self.shards[shard].lock().pending(persons);
         let Some((first, _)) = pending.first() else { return Ok(()) };
-        let key = key_of(first, depth);
+        let shard = shard_of(first);
+        let key = key_of(first, stored.depths[shard]);
         let mut old = Vec::new();
         self.store.get(&key, &mut |bytes| old.extend_from_slice(bytes))?;
         let known = if old.is_empty() { Vec::new() } else { parse(&old)? };
         let before = known.len();
-        let merged = merge(known, &pending);
+        let merged = merge(known, part, pending);
         // Looked up behind `pending`: whatever that has was brought before.
         stored.reach(self.newest(), &*self.store)?;
         stored.persons[shard] = (stored.persons[shard] + merged.len() as u32).saturating_sub(before as u32);
-        self.store.insert(&key, &build(&merged))?;
-        let mut freed = 0;
-        {
+        Ok(self.store.insert(&key, &build(&merged))?)
+    }
+
+    /// Takes out of the overlay what has found its place.
+    pub(super) fn settle(&self, shard: usize, part: Part, settled: &[Pending]) -> Result<(), ViewError> {
+        for some in settled.chunks(PERSONS_PER_LOCK) {
+            let mut freed = 0;
             let mut shard = self.shards[shard].lock();
-            for (who, dirty) in &pending {
-                let at = merged.binary_search_by_key(who, |(who, _)| *who);
-                let parts = at.map_or(Parts::default(), |at| merged[at].1);
-                freed += shard.settle(who, dirty, parts);
+            for pending in some {
+                freed += shard.settle(part, pending)?;
             }
+            drop(shard);
+            self.freed(freed);
         }
-        self.freed(freed);
         Ok(())
     }
 
     /// Between two runs of writes: looks for space and rests; `false`: the sweep must end here.
-    fn breathe(&self, pace: Pace, breaths: &mut u32) -> bool {
-        *breaths += 1;
+    pub(super) fn breathe(&self, pace: &mut Pace) -> bool {
+        pace.breaths += 1;
         if !self.look_for_space() {
             return false;
         }
-        if breaths.is_multiple_of(BREATHS_PER_FLUSH) {
+        if pace.breaths.is_multiple_of(BREATHS_PER_FLUSH) {
             self.write_journals();
         }
-        if pace == Pace::Gentle && self.overlay_percent() < CROWDED_PERCENT {
+        if pace.gentle && self.overlay_percent() < CROWDED_PERCENT {
             let mut wishes = self.wishes.lock();
             if !wishes.stop {
                 self.wake.wait_for(&mut wishes, REST);
@@ -253,7 +257,7 @@ impl Inner {
 
     /// Doubles the number of a shard's buckets once they hold too many. At each moment the store has either the
     /// old buckets or all of the new ones, and readers look where the shard's depth says.
-    fn split_if_crowded(&self, stored: &mut Meta, shard: usize) -> Result<(), ViewError> {
+    pub(super) fn split_if_crowded(&self, stored: &mut Meta, shard: usize) -> Result<(), ViewError> {
         let depth = stored.depths[shard];
         let buckets = buckets_of_shard(depth);
         if depth == DEPTH_MAX || stored.persons[shard] / buckets <= PERSONS_PER_BUCKET_MAX {
@@ -308,16 +312,21 @@ impl Inner {
     }
 }
 
-/// The persons of a bucket with what changed of some of them; who has nothing left is left out.
+/// The persons of a bucket with a part that changed of some of them; who has nothing left is left out.
 fn merge<'a>(
     known: Vec<(Identifier, Parts<'a>)>,
-    pending: &'a [(Identifier, Dirty)],
+    part: Part,
+    pending: &'a [Pending],
 ) -> Vec<(Identifier, Parts<'a>)> {
     let mut merged = known;
-    for (who, dirty) in pending {
-        match merged.binary_search_by_key(who, |(who, _)| *who) {
-            Ok(at) => merged[at].1 = dirty.over(merged[at].1),
-            Err(at) => merged.insert(at, (*who, dirty.over(Parts::default()))),
+    for (who, bytes) in pending {
+        let at = merged.binary_search_by_key(who, |(who, _)| *who).unwrap_or_else(|at| {
+            merged.insert(at, (*who, Parts::default()));
+            at
+        });
+        match part {
+            Part::Consent => merged[at].1.consent = bytes,
+            Part::Usage => merged[at].1.usage = bytes,
         }
     }
     merged.retain(|(_, parts)| *parts != Parts::default());

@@ -8,6 +8,7 @@ use super::error::ViewError;
 use super::inner::SHARDS;
 use super::record::Person;
 use super::registry::Entries;
+use super::shard::{Part, Shard};
 use crate::policy::ids::Identifier;
 
 impl View {
@@ -28,7 +29,7 @@ impl View {
         let Some(lock) = inner.shards.get(shard) else { return Ok(()) };
         let (mut depth, unstored) = {
             let shard = lock.lock();
-            (shard.depth, shard.dirty_sorted())
+            (shard.depth, unstored(&shard)?)
         };
         let mut unstored = unstored.as_slice();
         let mut number = 0;
@@ -72,4 +73,16 @@ impl View {
     pub fn entries(&self) -> Entries {
         self.inner.registry.entries()
     }
+}
+
+/// Whoever may not be in the store, in order.
+fn unstored(shard: &Shard) -> Result<Vec<Identifier>, ViewError> {
+    let mut all = shard.dirty_sorted(Part::Consent);
+    all.extend(shard.dirty_sorted(Part::Usage));
+    for logged in shard.log.everybody() {
+        all.push(logged?.0);
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! view/state               of which ledger, since which boot, built or not, closed cleanly or not
 //! view/store/              sled
-//! view/usage-*.journal     changes of usage that sled may not have yet
+//! view/usage-*.journal     changes of usage that the log may not have yet
+//! view/usage-*.log         usage
 //! view/notes-*.journal     what others noted since the checkpoint
 //! view/notes.checkpoint
 //! view/rebuild.spill       while rebuilding
@@ -102,8 +103,8 @@ impl Folder {
         }
     }
 
-    /// Puts the whole folder away and starts an empty one. What is checked entry by entry (journals, the checkpoint)
-    /// moves over if `keep_usage`.
+    /// Puts the whole folder away and starts an empty one. What is checked entry by entry (journals, the log of usage, the
+    /// checkpoint) moves over if `keep_usage`.
     pub fn quarantine(&self, keep_usage: bool) -> Result<PathBuf, ViewError> {
         let mut known = self.quarantines();
         let number = known.last().map_or(1, |(number, _)| number + 1);
@@ -116,7 +117,7 @@ impl Folder {
             for path in files(&away)? {
                 let name = path.file_name().unwrap_or_default().to_owned();
                 let text = name.to_string_lossy();
-                if text.ends_with(".journal") || text == "notes.checkpoint" {
+                if text.ends_with(".journal") || text.ends_with(".log") || text == "notes.checkpoint" {
                     fs::rename(&path, self.dir.join(&name)).map_err(io_error("rename", &path))?;
                 }
             }

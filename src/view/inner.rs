@@ -1,7 +1,7 @@
 //! What all clones of a view share: the shards, the store under them, and what goes on between the two.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -16,6 +16,7 @@ use super::record::Person;
 use super::registry::Registry;
 use super::shard::Shard;
 use super::store::Store;
+use super::usage_log::{Index, UsageLog};
 use super::{Config, Touched};
 use crate::ledger::Position;
 use crate::policy::ids::Identifier;
@@ -64,15 +65,23 @@ pub struct Wishes {
 pub struct Summary {
     pub position: Position,
     pub persons: u64,
+    pub logged_persons: u64,
+    pub logged_bytes: u64,
 }
 
 impl Summary {
-    fn of(meta: &Meta) -> Self {
+    fn of(meta: &Meta, log: &UsageLog) -> Self {
         Self {
             position: meta.position,
-            persons: meta.persons.iter().map(|persons| u64::from(*persons)).sum(),
+            persons: persons_of(meta),
+            logged_persons: log.persons(),
+            logged_bytes: log.bytes(),
         }
     }
+}
+
+fn persons_of(meta: &Meta) -> u64 {
+    meta.persons.iter().map(|persons| u64::from(*persons)).sum()
 }
 
 /// Tells the free bytes on the view's disk.
@@ -95,15 +104,17 @@ pub struct Inner {
     pub usage: Journal,
     /// Events applied since the last sweep began, but for those that a start applies many at a time.
     pub events: AtomicU64,
-    /// How often the journal of usage was made short since the last sweep.
-    pub compacted: AtomicU32,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
     pub notes_from: AtomicU64,
     pub checkpoint: Mutex<Option<Checkpoint>>,
     pub free_bytes: FreeBytes,
-    /// What the store has; whoever holds it is the only one to write there.
+    /// What the store has; whoever holds it is the only one to write there, and to the log.
     pub stored: Mutex<Meta>,
+    /// Locked behind `stored` only.
+    pub log: Mutex<UsageLog>,
+    /// Whether the store may have usage that the log does not have.
+    pub usage_in_store: AtomicBool,
     /// The same in short, for whoever only looks: a sweep holds `stored` for long.
     pub summary: Mutex<Summary>,
     applied: AtomicU64,
@@ -133,13 +144,16 @@ impl Inner {
         store: Box<dyn Store>,
         meta: Meta,
         usage: Journal,
+        (log, indexes): (UsageLog, Vec<Index>),
         notes: Journal,
         free_bytes: FreeBytes,
         phase: Phase,
     ) -> Self {
         let cache_bytes = u64::from(config.record_cache_mib) * MIB / SHARDS as u64;
         let overlay_max = (u64::from(config.overlay_max_mib) * MIB).cast_signed();
-        let shards = meta.depths.iter().map(|depth| Mutex::new(Shard::new(*depth, cache_bytes))).collect();
+        let shards = meta.depths.iter().zip(indexes);
+        let shards =
+            shards.map(|(depth, index)| Mutex::new(Shard::new(*depth, index, cache_bytes))).collect();
         Self {
             config,
             folder,
@@ -151,14 +165,15 @@ impl Inner {
             doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
             events: AtomicU64::new(0),
-            compacted: AtomicU32::new(0),
             notes,
             notes_from: AtomicU64::new(0),
             checkpoint: Mutex::default(),
             free_bytes,
             applied: AtomicU64::new(meta.position.as_u64()),
             newest: AtomicU64::new(0),
-            summary: Mutex::new(Summary::of(&meta)),
+            summary: Mutex::new(Summary::of(&meta, &log)),
+            usage_in_store: AtomicBool::new(meta.usage),
+            log: Mutex::new(log),
             stored: Mutex::new(meta),
             overlay_bytes: AtomicI64::new(0),
             overlay_max: AtomicI64::new(overlay_max),
@@ -176,7 +191,14 @@ impl Inner {
 
     /// Tells those who only look what the store has.
     pub fn note_stored(&self, stored: &Meta) {
-        *self.summary.lock() = Summary::of(stored);
+        let mut summary = self.summary.lock();
+        (summary.position, summary.persons) = (stored.position, persons_of(stored));
+    }
+
+    /// Tells those who only look what the log has.
+    pub fn note_log(&self, log: &UsageLog) {
+        let mut summary = self.summary.lock();
+        (summary.logged_persons, summary.logged_bytes) = (log.persons(), log.bytes());
     }
 
     pub fn phase(&self) -> Phase {
@@ -269,13 +291,34 @@ impl Inner {
         room: bool,
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
+        self.change_loaded(who, room, |shard| shard.load(who, &*self.store), change)
+    }
+
+    /// As [`Inner::update`] where `change` sees and touches usage alone.
+    pub fn update_usage<R>(
+        &self,
+        who: &Identifier,
+        change: impl FnOnce(&mut Person) -> (R, Touched),
+    ) -> Result<R, ViewError> {
+        let room = self.await_room();
+        let store = self.usage_in_store.load(Ordering::Acquire).then_some(&*self.store);
+        self.change_loaded(who, room, |shard| shard.load_usage(who, store), change)
+    }
+
+    fn change_loaded<R>(
+        &self,
+        who: &Identifier,
+        room: bool,
+        load: impl FnOnce(&mut Shard) -> Result<Person, ViewError>,
+        change: impl FnOnce(&mut Person) -> (R, Touched),
+    ) -> Result<R, ViewError> {
         let mut shard = self.shard(who);
         // Under the lock: closing takes each lock after it has said so, and then nothing changes any more.
         self.require_serving()?;
         if !room && !shard.holds_usage(who) {
             return Err(ViewError::Full);
         }
-        let mut person = shard.load(who, &*self.store).map_err(|err| self.noting_damage(err))?;
+        let mut person = load(&mut shard).map_err(|err| self.noting_damage(err))?;
         let (answer, touched) = change(&mut person);
         let consent = matches!(touched, Touched::Consent | Touched::Both).then(|| person.encode_consent());
         let usage = matches!(touched, Touched::Usage | Touched::Both).then(|| person.encode_usage());

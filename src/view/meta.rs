@@ -7,9 +7,12 @@ use super::inner::SHARDS;
 use super::store::Store;
 use crate::ledger::Position;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version of stores that had all usage that was drained, and did not say so.
+const VERSION_WITH_USAGE: u8 = 1;
 const KEY: &[u8] = b"meta";
 const AHEAD_KEY: &[u8] = b"meta-ahead";
+const USAGE_KEY: &[u8] = b"meta-usage";
 
 /// What the store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct Meta {
     pub position: Position,
     /// No entry that starts behind it is in the store. `None`: none is that does not start before `position`.
     pub ahead: Option<Position>,
+    /// Whether the store may have usage.
+    pub usage: bool,
     /// The depth of each shard's buckets.
     pub depths: [u8; SHARDS],
     /// Persons per shard. After a crash a few are missing, which only delays a split.
@@ -26,7 +31,8 @@ pub struct Meta {
 
 impl Default for Meta {
     fn default() -> Self {
-        Self { position: Position::START, ahead: None, depths: [DEPTH_MIN; SHARDS], persons: [0; SHARDS] }
+        let (depths, persons) = ([DEPTH_MIN; SHARDS], [0; SHARDS]);
+        Self { position: Position::START, ahead: None, usage: false, depths, persons }
     }
 }
 
@@ -41,8 +47,10 @@ impl Meta {
             let bytes = bytes.try_into().map_err(|_| Damage("position"));
             ahead = bytes.map(|bytes| Some(Position::from_u64(u64::from_le_bytes(bytes))));
         })?;
+        let usage = store.get(USAGE_KEY, &mut |_| ())?;
         if let Some(read) = &mut read {
             read.ahead = ahead?;
+            read.usage |= usage;
         }
         Ok(read)
     }
@@ -53,6 +61,15 @@ impl Meta {
         let Some(at) = ahead.filter(|_| ahead > self.ahead) else { return Ok(()) };
         store.insert(AHEAD_KEY, &at.as_u64().to_le_bytes())?;
         self.ahead = ahead;
+        Ok(())
+    }
+
+    /// Says that usage may be in the store from now on. Before any of it is written.
+    pub fn expect_usage(&mut self, store: &dyn Store) -> Result<(), ViewError> {
+        if !self.usage {
+            store.insert(USAGE_KEY, &[])?;
+            self.usage = true;
+        }
         Ok(())
     }
 
@@ -72,7 +89,8 @@ impl Meta {
 
     fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let mut input = Reader::new(bytes);
-        if input.byte()? != VERSION {
+        let version = input.byte()?;
+        if version != VERSION && version != VERSION_WITH_USAGE {
             return Err(Damage("version"));
         }
         let position = Position::from_u64(input.number()?);
@@ -85,7 +103,7 @@ impl Meta {
             *persons = u32::try_from(input.number()?).map_err(|_| Damage("count"))?;
         }
         input.end()?;
-        Ok(Self { position, ahead: None, depths, persons })
+        Ok(Self { position, ahead: None, usage: version == VERSION_WITH_USAGE, depths, persons })
     }
 }
 
@@ -106,7 +124,12 @@ mod tests {
         meta.reach(Some(Position::from_u64(6)), &disk.store()).unwrap();
         assert_eq!(meta.ahead, Some(Position::from_u64(7)));
         assert_eq!(Meta::load(&disk.store()).unwrap(), Some(meta.clone()));
-        let bytes = meta.encode();
+        meta.expect_usage(&disk.store()).unwrap();
+        assert_eq!(Meta::load(&disk.store()).unwrap(), Some(meta.clone()));
+        let mut bytes = meta.encode();
+        assert!(!Meta::decode(&bytes).unwrap().usage, "it is said apart");
+        bytes[0] = VERSION_WITH_USAGE;
+        assert!(Meta::decode(&bytes).unwrap().usage, "it was not said apart");
         for cut in 0..bytes.len() {
             assert!(Meta::decode(&bytes[..cut]).is_err());
         }

@@ -12,6 +12,7 @@ use super::meta::Meta;
 use super::registry::Registry;
 use super::store::sled::SledStore;
 use super::store::{Opener, Store};
+use super::usage_log::UsageLog;
 use super::{Config, Opened};
 use crate::ledger::disk::{Disk, RealDisk};
 use crate::policy::ids::Identifier;
@@ -112,11 +113,12 @@ pub fn open(
         }
     };
     let usage = Journal::open(folder.dir(), "usage")?;
+    let log = UsageLog::open(folder.dir())?;
     let notes = Journal::open(folder.dir(), "notes")?;
     let (replay_from, ahead) = (meta.position, meta.ahead);
     let phase = if rebuild.is_some() { Phase::Rebuilding } else { Phase::Serving };
     let free_bytes = Arc::clone(&surroundings.free_bytes);
-    let mut inner = Inner::new(config, folder, store, meta, usage, notes, free_bytes, phase);
+    let mut inner = Inner::new(config, folder, store, meta, usage, log, notes, free_bytes, phase);
     inner.registry = registry;
     restore_usage(&inner)?;
     Ok((inner, Opened { rebuild, replay_from, ahead, ledger }))

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use super::View;
 use super::bucket::{DEPTH_MIN, Parts, build, depth_for, key_of, shard_of};
@@ -125,6 +126,7 @@ impl Inner {
             self.store.remove(&key)?;
         }
         *stored = Meta::default();
+        self.usage_in_store.store(false, Ordering::Release);
         self.registry.clear();
         for shard in &self.shards {
             self.freed(shard.lock().forget_consent(DEPTH_MIN));

@@ -12,10 +12,11 @@ use super::bytes::Damage;
 use super::error::ViewError;
 use super::record::Person;
 use super::store::Store;
+use super::usage_log::Index;
 use crate::policy::ids::Identifier;
 
 /// What a person in the overlay takes beside its parts: key, table slot, allocations.
-pub const DIRTY_BYTES: u64 = 128;
+pub const DIRTY_BYTES: u64 = 120;
 /// What a person in the cache takes beside its parts: key, table slots, allocation, and a share of the table of those
 /// evicted lately.
 const CACHED_BYTES: u64 = 112;
@@ -29,15 +30,20 @@ const DIRTY_SLACK: usize = 4;
 /// A table of this size is not worth making smaller.
 const DIRTY_CAPACITY_MIN: usize = 64;
 
-/// Parts of a person that are newer than in the store.
-#[derive(Clone, Debug)]
-pub struct Dirty {
+/// The two parts of a person, which change apart from each other and go to different places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Consent,
+    Usage,
+}
+
+/// Parts of a person that are newer than in the store and the log of usage.
+#[derive(Clone, Debug, Default)]
+struct Dirty {
     /// The whole consent part, if it changed.
-    pub consent: Option<Box<[u8]>>,
+    consent: Option<Box<[u8]>>,
     /// The whole usage part, if it changed.
-    pub usage: Option<Box<[u8]>>,
-    /// Raised by each change, so that a drained state is told from a newer one.
-    version: u64,
+    usage: Option<Box<[u8]>>,
 }
 
 impl Dirty {
@@ -47,13 +53,30 @@ impl Dirty {
     }
 
     /// These parts, and those of `base` that did not change.
-    pub fn over<'a>(&'a self, base: Parts<'a>) -> Parts<'a> {
+    fn over<'a>(&'a self, base: Parts<'a>) -> Parts<'a> {
         Parts {
             consent: self.consent.as_deref().unwrap_or(base.consent),
             usage: self.usage.as_deref().unwrap_or(base.usage),
         }
     }
+
+    const fn part(&self, part: Part) -> &Option<Box<[u8]>> {
+        match part {
+            Part::Consent => &self.consent,
+            Part::Usage => &self.usage,
+        }
+    }
+
+    const fn part_mut(&mut self, part: Part) -> &mut Option<Box<[u8]>> {
+        match part {
+            Part::Consent => &mut self.consent,
+            Part::Usage => &mut self.usage,
+        }
+    }
 }
+
+/// A part of a person that waits in the overlay.
+pub type Pending = (Identifier, Box<[u8]>);
 
 #[derive(Clone)]
 struct Weigh;
@@ -68,9 +91,10 @@ impl Weighter<Identifier, Box<[u8]>> for Weigh {
 pub struct Shard {
     /// The depth of its buckets in the store.
     pub depth: u8,
+    /// The usage that is neither in the overlay nor, where it is older, in the store.
+    pub log: Index,
     dirty: FxHashMap<Identifier, Dirty>,
     cache: Cache<Identifier, Box<[u8]>, Weigh, FxBuildHasher>,
-    version: u64,
     /// Reads that did not need the store.
     pub hits: u64,
     /// Reads that did.
@@ -79,18 +103,18 @@ pub struct Shard {
 
 impl Shard {
     /// An empty shard whose cache holds `cache_bytes`.
-    pub fn new(depth: u8, cache_bytes: u64) -> Self {
+    pub fn new(depth: u8, log: Index, cache_bytes: u64) -> Self {
         let items = (cache_bytes / CACHED_BYTES_MIN) as usize;
         let mut cache = Cache::with(items, cache_bytes, Weigh, FxBuildHasher, DefaultLifecycle::default());
         // At once: growing by doubling could leave half of the tables unused for ever. Untouched room costs nothing.
         cache.reserve(items.min(RESERVED_MAX));
-        Self { depth, dirty: FxHashMap::default(), cache, version: 0, hits: 0, misses: 0 }
+        Self { depth, log, dirty: FxHashMap::default(), cache, hits: 0, misses: 0 }
     }
 
-    /// Reads a person: overlay over cache over store.
+    /// Reads a person: overlay over cache over log and store.
     pub fn load(&mut self, who: &Identifier, store: &dyn Store) -> Result<Person, ViewError> {
         let dirty = self.dirty.get(who);
-        if let Some(Dirty { consent: Some(consent), usage: Some(usage), .. }) = dirty {
+        if let Some(Dirty { consent: Some(consent), usage: Some(usage) }) = dirty {
             self.hits += 1;
             return Ok(Parts { consent, usage }.decode()?);
         }
@@ -99,36 +123,61 @@ impl Shard {
             return Ok(decode_over(dirty, Parts::split(joined)?)?);
         }
         self.misses += 1;
+        // What the overlay hides is not worth a read.
+        let logged =
+            if dirty.is_some_and(|dirty| dirty.usage.is_some()) { None } else { self.log.read(who)? };
         let mut outcome = Ok((Person::default(), Box::default()));
-        let mut read = |bucket: &[u8]| {
-            outcome = find(bucket, who).and_then(|parts| {
-                let parts = parts.unwrap_or_default();
-                Ok((decode_over(dirty, parts)?, parts.join()))
-            });
+        let mut read = |parts: Parts<'_>| {
+            let base = Parts { usage: logged.as_deref().unwrap_or(parts.usage), ..parts };
+            outcome = decode_over(dirty, base).map(|person| (person, base.join()));
         };
-        if !store.get(&key_of(who, self.depth), &mut read)? {
-            outcome = decode_over(dirty, Parts::default()).map(|person| (person, Box::default()));
+        let mut damage = None;
+        let mut in_bucket = |bucket: &[u8]| match find(bucket, who) {
+            Ok(parts) => read(parts.unwrap_or_default()),
+            Err(fault) => damage = Some(fault),
+        };
+        if !store.get(&key_of(who, self.depth), &mut in_bucket)? {
+            read(Parts::default());
+        }
+        if let Some(fault) = damage {
+            return Err(fault.into());
         }
         let (person, joined) = outcome?;
         self.cache.insert(*who, joined);
         Ok(person)
     }
 
+    /// Reads the usage of a person and no consent, which leaves the store alone unless `store` may have some.
+    pub fn load_usage(&mut self, who: &Identifier, store: Option<&dyn Store>) -> Result<Person, ViewError> {
+        if let Some(usage) = self.dirty.get(who).and_then(|dirty| dirty.usage.as_deref()) {
+            return Ok(Person::decode(&[], usage)?);
+        }
+        if let Some(joined) = self.cache.get(who) {
+            return Ok(Person::decode(&[], Parts::split(joined)?.usage)?);
+        }
+        if let Some(usage) = self.log.read(who)? {
+            return Ok(Person::decode(&[], &usage)?);
+        }
+        let mut person = Ok(Person::default());
+        if let Some(store) = store {
+            store.get(&key_of(who, self.depth), &mut |bucket| {
+                let parts = find(bucket, who).map(Option::unwrap_or_default);
+                person = parts.and_then(|parts| Person::decode(&[], parts.usage));
+            })?;
+        }
+        Ok(person?)
+    }
+
     /// Keeps changed parts; returns by how many bytes the overlay grew or shrank.
     pub fn put(&mut self, who: &Identifier, consent: Option<Vec<u8>>, usage: Option<Vec<u8>>) -> i64 {
-        self.version += 1;
-        let version = self.version;
         let mut before = 0;
         let dirty = match self.dirty.entry(*who) {
             std::collections::hash_map::Entry::Occupied(entry) => {
                 before = entry.get().bytes();
                 entry.into_mut()
             }
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Dirty { consent: None, usage: None, version })
-            }
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Dirty::default()),
         };
-        dirty.version = version;
         if let Some(consent) = consent {
             dirty.consent = Some(consent.into_boxed_slice());
         }
@@ -143,25 +192,19 @@ impl Shard {
         self.dirty.get(who).is_some_and(|dirty| dirty.usage.is_some())
     }
 
-    /// Hands out the usage that is in the overlay.
-    pub fn each_usage(&self, mut each: impl FnMut(&Identifier, &[u8])) {
-        for (who, dirty) in &self.dirty {
-            if let Some(usage) = &dirty.usage {
-                each(who, usage);
-            }
-        }
-    }
-
-    /// Who is in the overlay, in order.
-    pub fn dirty_sorted(&self) -> Vec<Identifier> {
-        let mut all: Vec<_> = self.dirty.keys().copied().collect();
+    /// Whose `part` is in the overlay, in order.
+    pub fn dirty_sorted(&self, part: Part) -> Vec<Identifier> {
+        let dirty = self.dirty.iter().filter(|(_, dirty)| dirty.part(part).is_some());
+        let mut all: Vec<_> = dirty.map(|(who, _)| *who).collect();
         all.sort_unstable();
         all
     }
 
-    /// A person of whom the store has `stored`.
-    pub fn over(&self, who: &Identifier, stored: Parts<'_>) -> Result<Person, Damage> {
-        decode_over(self.dirty.get(who), stored)
+    /// A person of whom the store has `stored`, which is older than what the log has.
+    pub fn over(&self, who: &Identifier, stored: Parts<'_>) -> Result<Person, ViewError> {
+        let logged = self.log.read(who)?;
+        let base = Parts { usage: logged.as_deref().unwrap_or(stored.usage), ..stored };
+        Ok(decode_over(self.dirty.get(who), base)?)
     }
 
     /// How many persons are in the overlay.
@@ -169,23 +212,37 @@ impl Shard {
         self.dirty.len()
     }
 
-    /// What the overlay has of these.
-    pub fn pending(&self, persons: &[Identifier]) -> Vec<(Identifier, Dirty)> {
-        persons.iter().filter_map(|who| Some((*who, self.dirty.get(who)?.clone()))).collect()
+    /// What the overlay has of these persons' `part`.
+    pub fn pending(&self, part: Part, persons: &[Identifier]) -> Vec<Pending> {
+        let of = |who: &Identifier| Some((*who, self.dirty.get(who)?.part(part).clone()?));
+        persons.iter().filter_map(of).collect()
     }
 
-    /// The store has what `pending` gave, as `stored`: takes it out of the overlay unless it changed again. Returns the bytes freed.
-    pub fn settle(&mut self, who: &Identifier, pending: &Dirty, stored: Parts<'_>) -> u64 {
-        if self.dirty.get(who).is_none_or(|dirty| dirty.version != pending.version) {
+    /// What `pending` gave is where it belongs: takes it out of the overlay unless it changed again. Returns the bytes freed.
+    pub fn settle(&mut self, part: Part, (who, settled): &Pending) -> Result<u64, Damage> {
+        let Some(dirty) = self.dirty.get_mut(who) else { return Ok(0) };
+        let before = dirty.bytes();
+        let Some(settled) = dirty.part_mut(part).take_if(|present| present == settled) else {
             // The cached value stays as it is: the overlay still hides every part of it that is old.
-            return 0;
-        }
-        self.dirty.remove(who);
+            return Ok(0);
+        };
+        let freed = if dirty.consent.is_none() && dirty.usage.is_none() {
+            self.dirty.remove(who);
+            before
+        } else {
+            before - dirty.bytes()
+        };
         // Removed first: an insertion that is too heavy for the cache must not leave the old value.
-        if self.cache.remove(who).is_some() {
-            self.cache.insert(*who, stored.join());
+        if let Some((_, joined)) = self.cache.remove(who) {
+            let mut parts = Parts::split(&joined)?;
+            match part {
+                Part::Consent => parts.consent = &settled,
+                Part::Usage => parts.usage = &settled,
+            }
+            let joined = parts.join();
+            self.cache.insert(*who, joined);
         }
-        pending.bytes()
+        Ok(freed)
     }
 
     /// Gives back the room of an overlay that was fuller than it is. To be called now and then, not with each change.
@@ -229,7 +286,7 @@ mod tests {
     #[test]
     fn persons_of_whom_nothing_is_known_do_not_swell_the_cache() {
         const BYTES: u64 = 64 * 1024;
-        let (disk, mut shard) = (Disk::default(), Shard::new(8, BYTES));
+        let (disk, mut shard) = (Disk::default(), Shard::new(8, Index::nowhere(), BYTES));
         let store = disk.store();
         for n in 0..10_000 {
             shard.load(&person(n), &store).unwrap();
@@ -244,16 +301,18 @@ mod tests {
 
     #[test]
     fn an_overlay_that_was_drained_gives_its_room_back() {
-        let (disk, mut shard) = (Disk::default(), Shard::new(8, 64 * 1024));
+        let (disk, mut shard) = (Disk::default(), Shard::new(8, Index::nowhere(), 64 * 1024));
         let store = disk.store();
         for n in 0..5_000 {
             shard.put(&person(n), None, Some(vec![1]));
         }
         shard.shrink();
         assert!(shard.dirty.capacity() >= 5_000);
-        let all = shard.dirty_sorted();
-        for (who, dirty) in shard.pending(&all[..4_990]) {
-            shard.settle(&who, &dirty, Parts { consent: &[], usage: &[1] });
+        let all = shard.dirty_sorted(Part::Usage);
+        assert!(shard.dirty_sorted(Part::Consent).is_empty());
+        for pending in shard.pending(Part::Usage, &all[..4_990]) {
+            assert_eq!(shard.settle(Part::Usage, &pending).unwrap(), DIRTY_BYTES + 1);
+            assert_eq!(shard.settle(Part::Usage, &pending).unwrap(), 0, "it is gone");
         }
         shard.shrink();
         assert!(shard.dirty.capacity() < 100, "{}", shard.dirty.capacity());

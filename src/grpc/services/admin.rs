@@ -203,9 +203,10 @@ impl AdminService for Admin {
             }),
             view: Some(v1::ViewStatus {
                 records: view.persons,
-                size_bytes: view.store_bytes,
+                size_bytes: view.store_bytes + view.logged_bytes,
                 behind_records: u64::from(self.engine.is_behind()),
                 rebuilding: false,
+                unstored_records: view.dirty,
             }),
             disk_free_bytes: health
                 .as_ref()

@@ -29,17 +29,17 @@ fn run(seed: u64) {
                 written = counted;
             }
             16 => {
-                assert!(view.inner.compact_usage().unwrap());
+                assert!(view.inner.move_usage(Pace::FULL).unwrap());
                 written = counted;
             }
             12 | 13 => {
-                view.inner.sweep(Pace::Full).unwrap();
+                view.inner.sweep(Pace::FULL).unwrap();
                 written = counted;
             }
             14 => {
                 // Cut short in the middle of a sweep: by the store, as a kill would.
                 disk.fail_after(1 + dice.below(12));
-                let _may_fail = view.inner.sweep(Pace::Full);
+                let _may_fail = view.inner.sweep(Pace::FULL);
                 crash(&mut dice, &disk, &place, &ledger, &mut view);
             }
             _ => crash(&mut dice, &disk, &place, &ledger, &mut view),
@@ -87,7 +87,7 @@ fn a_store_that_fails_takes_no_more_writes_and_is_rebuilt() {
         ledger.apply_from(&view, 0);
         (0..PERSONS).for_each(|n| assert_eq!(count(&view, &person(n)).unwrap(), 1));
         disk.fail_after(fail_after);
-        let swept = view.inner.sweep(Pace::Full);
+        let swept = view.inner.sweep(Pace::FULL);
         let Err(err) = swept else {
             assert!(fail_after > 10, "the sweep writes more than ten times");
             continue;
@@ -102,7 +102,7 @@ fn a_store_that_fails_takes_no_more_writes_and_is_rebuilt() {
         ledger.append(&mut dice, PERSONS);
         ledger.apply_from(&view, 30);
         (0..PERSONS).for_each(|n| assert_eq!(count(&view, &person(n)).unwrap(), 2));
-        assert!(!view.inner.sweep(Pace::Full).unwrap());
+        assert!(!view.inner.sweep(Pace::FULL).unwrap());
         view.inner.tend(1_000);
         assert_eq!(disk.writes(), writes);
         assert!(view.close().is_err());
@@ -128,7 +128,7 @@ fn killed(disk: &Disk, place: &Place, view: View) -> View {
 }
 
 #[test]
-fn a_journal_that_was_made_short_says_the_same() {
+fn what_was_moved_to_the_log_is_there_after_a_kill_without_its_journal() {
     let disk = Disk::default();
     let place = Place::new(Some(disk.clone()));
     let view = place.serving(&Ledger::default());
@@ -136,61 +136,93 @@ fn a_journal_that_was_made_short_says_the_same() {
         (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
         view.inner.usage.flush();
     }
-    let long = view.inner.usage.bytes();
-    assert!(view.inner.compact_usage().unwrap());
-    let short = view.inner.usage.bytes();
-    assert!(short * 20 < long, "{long} to {short} bytes");
+    assert!(view.inner.usage.bytes() > 0);
+    assert!(view.inner.move_usage(Pace::FULL).unwrap());
+    assert_eq!((view.inner.usage.bytes(), view.stats().dirty), (0, 0));
+    assert_eq!(disk.writes(), place.disk.as_ref().unwrap().writes(), "the store was left alone");
+    assert_eq!(view.stats().logged_persons, PERSONS);
     let view = killed(&disk, &place, view);
     (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 200));
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_anew_stays() {
+fn usage_stays_in_memory_and_journal_while_its_log_cannot_be_written() {
     let disk = Disk::default();
     let place = Place::new(Some(disk.clone()));
     let view = place.serving(&Ledger::default());
+    (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+    assert!(view.inner.move_usage(Pace::FULL).unwrap());
     (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
     view.inner.usage.flush();
-    // A folder where the new file should be.
-    fs::create_dir(place.dir().join("usage-2.journal")).unwrap();
-    assert!(!view.inner.compact_usage().unwrap());
-    fs::remove_dir(place.dir().join("usage-2.journal")).unwrap();
+    let whole = view.inner.log.lock().on_a_full_disk();
+    assert!(matches!(view.inner.sweep(Pace::FULL), Err(ViewError::Io { .. })));
+    assert_eq!((view.stats().health, view.stats().dirty), (Health::Normal, PERSONS));
+    assert!(view.inner.usage.bytes() > 0);
+    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 2));
+    view.inner.log.lock().on_its_own_disk(whole);
+    // A folder where the log is to be written anew.
+    view.inner.log.lock().grow_old();
+    let anew = place.dir().join("usage-2.log.new");
+    fs::create_dir(&anew).unwrap();
+    assert!(matches!(view.inner.sweep(Pace::FULL), Err(ViewError::Io { .. })));
+    assert!(view.inner.usage.bytes() > 0);
+    fs::remove_dir(&anew).unwrap();
+    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert_eq!(view.inner.usage.bytes(), 0);
+    assert!(place.dir().join("usage-2.log").exists() && !place.dir().join("usage-1.log").exists());
     let view = killed(&disk, &place, view);
-    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
+    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 2));
 }
 
+/// Who does not fit into the log's index goes to the store, of which a crash keeps any part.
 #[test]
-fn a_journal_is_made_short_only_so_often_before_a_sweep() {
-    let place = Place::memory();
-    let view = place.serving(&Ledger::default());
-    let mut times = 0;
-    while view.inner.may_compact() {
-        assert!(view.inner.compact_usage().unwrap());
-        times += 1;
-    }
-    assert_eq!(times, 8);
-    count(&view, &person(1)).unwrap();
-    assert!(view.inner.sweep(Pace::Full).unwrap());
-    assert!(view.inner.may_compact());
-}
-
-/// A sweep was cut short: who it came to has left the overlay, and the store has not written it out.
-#[test]
-fn what_left_the_overlay_lasts_before_its_journal_goes() {
-    let disk = Disk::default();
-    let place = Place::new(Some(disk.clone()));
-    let view = place.serving(&Ledger::default());
-    (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
-    {
-        let mut stored = view.inner.stored.lock();
-        for shard in 0..SHARDS / 2 {
-            assert!(view.inner.drain_shard(&mut stored, shard, Pace::Full, &mut 0).unwrap());
+fn usage_beyond_the_index_survives_kills_in_the_store() {
+    const MANY: u64 = 3_000;
+    for seed in 0..6 {
+        let mut dice = Dice::new(seed);
+        let disk = Disk::default();
+        let mut place = Place::new(Some(disk.clone()));
+        place.config.usage_persons_max = 1_024;
+        let mut view = place.serving(&Ledger::default());
+        let mut counts = vec![0; MANY as usize];
+        for round in 0..8 {
+            for _ in 0..MANY {
+                let n = dice.below(MANY);
+                counts[n as usize] = count(&view, &person(n)).unwrap();
+            }
+            assert!(view.inner.move_usage(Pace::FULL).unwrap());
+            let stats = view.stats();
+            assert!(stats.logged_persons <= 1_024, "{stats:?}");
+            assert!(stats.persons > 0 && stats.dirty == 0);
+            if dice.below(2) == 0 {
+                let keep = dice.below(disk.unflushed() as u64 + 1) as usize;
+                drop(view);
+                disk.crash(keep);
+                let state = State { ledger: LEDGER, boot: place.boot.clone(), built: true, clean: false };
+                folder::Folder::open(&place.dir()).unwrap().say(&state).unwrap();
+                view = place.serving(&Ledger::default());
+            }
+            for n in 0..MANY {
+                assert_eq!(
+                    count_of(&view, &person(n)),
+                    counts[n as usize],
+                    "seed {seed}, round {round}, {n}"
+                );
+            }
+        }
+        // What peers tell of them finds it as well, where nothing of them is in memory.
+        view.close().unwrap();
+        drop(view);
+        let (view, _) = place.open();
+        for n in 0..MANY {
+            let mut found = 0;
+            let changed = view.update_usage(&person(n), |usage, _| {
+                found = usage.last_allowed(Channel::Sms).map_or(0, |last| last.time.0.cast_unsigned());
+                false
+            });
+            assert_eq!((changed.unwrap(), found), (false, counts[n as usize]), "seed {seed}, {n}");
         }
     }
-    assert!(disk.unflushed() > 0);
-    assert!(view.inner.compact_usage().unwrap());
-    let view = killed(&disk, &place, view);
-    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
 }
 
 /// However much of a sweep a crash keeps: what is in the store is said to be there, so that a ledger that ends before is known for another.
@@ -207,7 +239,7 @@ fn whatever_the_store_may_hold_was_said_before() {
         {
             let mut stored = view.inner.stored.lock();
             for shard in 0..SHARDS {
-                assert!(view.inner.drain_shard(&mut stored, shard, Pace::Full, &mut 0).unwrap());
+                assert!(view.inner.drain_shard(&mut stored, shard, &mut Pace::FULL.clone()).unwrap());
             }
         }
         if keep > disk.unflushed() {

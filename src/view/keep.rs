@@ -1,0 +1,137 @@
+//! Moves usage out of memory into its log, and from there into the store once the index has too many persons.
+//!
+//! Usage always goes through the log: what the log has of a person is never older than what the store has, whatever a crash keeps of
+//! either.
+
+use std::cmp::Reverse;
+use std::sync::atomic::Ordering;
+
+use super::bucket::key_of;
+use super::drain::{BUCKETS_PER_BREATH, PERSONS_PER_LOCK, Pace};
+use super::error::ViewError;
+use super::inner::{Inner, SHARDS};
+use super::meta::Meta;
+use super::shard::{Part, Pending};
+use super::usage_log::UsageLog;
+
+/// A log of more bytes than this gives some of its persons to the store: places in it are 32 bits long.
+const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Shards that go into the store together, before it is flushed and the log written anew without them.
+const SHARDS_PER_MERGE: usize = 32;
+
+impl Inner {
+    /// Moves all usage that was changed before the call from the overlay to the log; `false`: not all of it.
+    pub(super) fn drain_usage(&self, stored: &mut Meta, mut pace: Pace) -> Result<bool, ViewError> {
+        if self.usage.is_empty() && self.overlay_bytes() == 0 {
+            return Ok(true);
+        }
+        let mut log = self.log.lock();
+        let open = self.usage.rotate();
+        for shard in 0..SHARDS {
+            self.move_shard(&mut log, shard)?;
+            if !self.make_room(stored, &mut log, &mut pace)? || !self.breathe(&mut pace) {
+                return Ok(false);
+            }
+        }
+        if log.is_stale() && !self.renew(&mut log, &mut pace)? {
+            return Ok(false);
+        }
+        self.narrow_overlay();
+        self.note_log(&log);
+        self.note_stored(stored);
+        if let Err(err) = self.usage.remove_before(open) {
+            // It is tried again after the next sweep; until then a start reads more than it needs to.
+            tracing::warn!(fault = %err, "a drained journal could not be removed");
+        }
+        Ok(true)
+    }
+
+    fn move_shard(&self, log: &mut UsageLog, shard: usize) -> Result<(), ViewError> {
+        let (persons, index) = {
+            let shard = self.shards[shard].lock();
+            (shard.dirty_sorted(Part::Usage), shard.log.clone())
+        };
+        if persons.is_empty() {
+            return Ok(());
+        }
+        let pending: Vec<Pending> = persons
+            .chunks(PERSONS_PER_LOCK)
+            .flat_map(|some| self.shards[shard].lock().pending(Part::Usage, some))
+            .collect();
+        let index = log.append(&index, pending.iter().map(|(who, usage)| (who, &**usage)))?;
+        self.shards[shard].lock().log = index;
+        self.settle(shard, Part::Usage, &pending)?;
+        self.shards[shard].lock().shrink();
+        Ok(())
+    }
+
+    /// Writes the log anew without what is old in it; `false`: it was cut short.
+    fn renew(&self, log: &mut UsageLog, pace: &mut Pace) -> Result<bool, ViewError> {
+        // What is no longer in the index is in the store, but perhaps only in its memory.
+        self.store.flush()?;
+        let mut renewal = log.renew()?;
+        for shard in &self.shards {
+            let index = shard.lock().log.clone();
+            renewal.copy(&index)?;
+            if !self.breathe(pace) {
+                return Ok(false);
+            }
+        }
+        log.replace(renewal, |indexes| {
+            for (shard, index) in self.shards.iter().zip(indexes) {
+                shard.lock().log = index;
+            }
+        })?;
+        Ok(true)
+    }
+
+    /// Gives shards to the store, in turn, until the log is within its bounds; `false`: it was cut short.
+    fn make_room(&self, stored: &mut Meta, log: &mut UsageLog, pace: &mut Pace) -> Result<bool, ViewError> {
+        let max = u64::from(self.config.usage_persons_max);
+        for _ in 0..SHARDS.div_ceil(SHARDS_PER_MERGE) {
+            if log.persons() <= max && log.bytes() <= LOG_BYTES_MAX {
+                break;
+            }
+            stored.expect_usage(&*self.store)?;
+            self.usage_in_store.store(true, Ordering::Release);
+            let mut fullest: Vec<usize> = (0..SHARDS).collect();
+            fullest.sort_by_cached_key(|shard| Reverse(self.shards[*shard].lock().log.len()));
+            for shard in &fullest[..SHARDS_PER_MERGE] {
+                if !self.merge_shard(stored, log, *shard, pace)? {
+                    return Ok(false);
+                }
+            }
+            if !self.renew(log, pace)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings what the log has of a shard into the store; `false`: it was cut short.
+    fn merge_shard(
+        &self,
+        stored: &mut Meta,
+        log: &mut UsageLog,
+        shard: usize,
+        pace: &mut Pace,
+    ) -> Result<bool, ViewError> {
+        let (index, depth) = {
+            let shard = self.shards[shard].lock();
+            (shard.log.clone(), shard.depth)
+        };
+        let everybody = index.everybody().collect::<Result<Vec<Pending>, _>>()?;
+        for (nth, bucket) in
+            everybody.chunk_by(|(a, _), (b, _)| key_of(a, depth) == key_of(b, depth)).enumerate()
+        {
+            self.write_bucket(stored, Part::Usage, bucket)?;
+            if nth % BUCKETS_PER_BREATH == BUCKETS_PER_BREATH - 1 && !self.breathe(pace) {
+                return Ok(false);
+            }
+        }
+        self.shards[shard].lock().log = index.emptied();
+        log.forget(index.len());
+        self.split_if_crowded(stored, shard)?;
+        Ok(true)
+    }
+}
