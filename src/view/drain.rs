@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bucket::{
     DEPTH_MAX, PERSONS_PER_BUCKET_MAX, Parts, buckets_of_shard, build, key_at, key_of, parse, shard_of,
@@ -20,15 +20,15 @@ use crate::policy::ids::Identifier;
 
 /// How often the view's thread looks around without being asked.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks after which anything that waits is swept: half a minute. Until then it is in the journal or the ledger; who is
+/// Time after which anything that waits is swept. Until then it is in the journal or the ledger; who is
 /// sent to again meanwhile is written once, and a quiet sidecar leaves the processor to its neighbours.
-const SWEEP_AFTER_TICKS: u32 = 120;
+pub(super) const SWEEP_AFTER: Duration = Duration::from_secs(30);
 /// From this part of the overlay's bound on, a sweep starts: the later, the more often a person who is sent to again is written only once.
 const SWEEP_AFTER_PERCENT: i64 = 65;
 /// Events after which a sweep starts: a start applies what the store lacks, some 15 µs each.
 const SWEEP_AFTER_EVENTS: u64 = 16_384;
-/// Bytes of journal after which usage is moved to the log: they bound the time that a start needs to read them.
-const JOURNAL_BYTES_LONG: u64 = 16 * 1024 * 1024;
+/// Bytes of journal after which it is made short: they bound the time that a start needs to read them.
+const JOURNAL_BYTES_LONG: u64 = 32 * 1024 * 1024;
 /// Bytes of notes after which a checkpoint is asked for.
 const CHECKPOINT_AFTER_BYTES: u64 = 8 * 1024 * 1024;
 /// Journals grow no further while nothing can be drained.
@@ -61,40 +61,44 @@ impl Pace {
 impl Inner {
     /// The view's thread: drains until it is told to stop.
     pub fn run(&self) {
-        let mut ticks = 0;
+        let mut swept = Instant::now();
         loop {
             {
                 let mut wishes = self.wishes.lock();
                 if wishes.stop {
                     return;
                 }
-                if !self.woken.load(Ordering::Acquire) && self.wake.wait_for(&mut wishes, TICK).timed_out() {
-                    ticks += 1;
+                if !self.woken.load(Ordering::Acquire) {
+                    self.wake.wait_for(&mut wishes, TICK);
                 }
                 if wishes.stop {
                     return;
                 }
             }
             self.woken.store(false, Ordering::Release);
-            if self.tend(ticks) {
-                ticks = 0;
+            if self.tend(swept.elapsed()) {
+                swept = Instant::now();
             }
         }
     }
 
-    /// Writes the journals, and sweeps when it is time; `true`: it swept.
-    pub fn tend(&self, ticks: u32) -> bool {
+    /// Writes the journals, and sweeps when it is time, so long after the last sweep; `true`: it swept.
+    pub fn tend(&self, since: Duration) -> bool {
         self.look_for_space();
         self.write_journals();
         if self.notes.bytes() > CHECKPOINT_AFTER_BYTES {
             self.write_checkpoint_or_say();
         }
         let is_crowded = || self.overlay_percent() >= SWEEP_AFTER_PERCENT;
-        let mut due = ticks >= SWEEP_AFTER_TICKS || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
-        if !due && (is_crowded() || self.usage.bytes() >= JOURNAL_BYTES_LONG) {
+        let mut due = since >= SWEEP_AFTER || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
+        if !due && is_crowded() {
             // Mostly it is usage that fills the overlay, and the store can be left alone.
             let _moved_in_full = self.move_usage(Pace::GENTLE);
             due = is_crowded();
+        }
+        if !due && self.usage.bytes() >= JOURNAL_BYTES_LONG {
+            // Who is sent to again and again has one entry in the overlay and one in the journal for each send.
+            let _made_short = self.shorten_journal();
         }
         if due {
             // What a failed sweep left is in the overlay and the journal still.
@@ -135,7 +139,10 @@ impl Inner {
     }
 
     /// Lets `write` write, alone, if anything may be written.
-    fn writing(&self, write: impl FnOnce(&mut Meta) -> Result<bool, ViewError>) -> Result<bool, ViewError> {
+    pub(super) fn writing(
+        &self,
+        write: impl FnOnce(&mut Meta) -> Result<bool, ViewError>,
+    ) -> Result<bool, ViewError> {
         let mut stored = self.stored.lock();
         if self.phase() == Phase::Rebuilding || self.health() != Health::Normal {
             return Ok(false);
@@ -147,7 +154,7 @@ impl Inner {
             Ok(_) => {}
             // The overlay and the journal still have all of it.
             Err(err @ (ViewError::Io { .. } | ViewError::Full)) => {
-                tracing::warn!(fault = %err, "what sends left behind could not be brought to its log; it is tried again");
+                tracing::warn!(fault = %err, "what sends left behind could not be written to its files; it is tried again");
             }
             Err(err) => self.degrade(err),
         }

@@ -1,4 +1,5 @@
-//! Moves usage out of memory into its log, and from there into the store once the index has too many persons.
+//! Keeps the journal of usage short, moves usage out of memory into its log, and from there into the store once the index has too many
+//! persons.
 //!
 //! Usage always goes through the log: what the log has of a person is never older than what the store has, whatever a crash keeps of
 //! either.
@@ -9,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::bucket::key_of;
 use super::drain::{BUCKETS_PER_BREATH, PERSONS_PER_LOCK, Pace};
 use super::error::ViewError;
-use super::inner::{Inner, SHARDS};
+use super::inner::{Inner, SHARDS, USAGE};
 use super::meta::Meta;
 use super::shard::{Part, Pending};
 use super::usage_log::UsageLog;
@@ -20,6 +21,30 @@ const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 const SHARDS_PER_MERGE: usize = 32;
 
 impl Inner {
+    /// Writes the journal anew with what the overlay has: what has left that is in the log. `false`: the journal is left as it is, since
+    /// the disk takes nothing now.
+    ///
+    /// # Errors
+    /// When the old journal cannot be removed.
+    pub fn shorten_journal(&self) -> Result<bool, ViewError> {
+        self.writing(|_| {
+            let lost = self.usage.lost();
+            let open = self.usage.rotate();
+            for shard in &self.shards {
+                // Under the lock a change and its entry are one step: what follows in the journal is newer.
+                shard.lock().each_usage(|who, usage| {
+                    self.usage.append(USAGE, &[&who.0, usage]);
+                });
+            }
+            self.usage.flush();
+            if self.usage.lost() != lost {
+                return Ok(false);
+            }
+            self.usage.remove_before(open)?;
+            Ok(true)
+        })
+    }
+
     /// Moves all usage that was changed before the call from the overlay to the log; `false`: not all of it.
     pub(super) fn drain_usage(&self, stored: &mut Meta, mut pace: Pace) -> Result<bool, ViewError> {
         if self.usage.is_empty() && self.overlay_bytes() == 0 {

@@ -192,6 +192,15 @@ impl Shard {
         self.dirty.get(who).is_some_and(|dirty| dirty.usage.is_some())
     }
 
+    /// Hands out the usage that is in the overlay.
+    pub fn each_usage(&self, mut each: impl FnMut(&Identifier, &[u8])) {
+        for (who, dirty) in &self.dirty {
+            if let Some(usage) = &dirty.usage {
+                each(who, usage);
+            }
+        }
+    }
+
     /// Whose `part` is in the overlay, in order.
     pub fn dirty_sorted(&self, part: Part) -> Vec<Identifier> {
         let dirty = self.dirty.iter().filter(|(_, dirty)| dirty.part(part).is_some());

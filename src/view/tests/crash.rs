@@ -15,7 +15,7 @@ fn run(seed: u64) {
     let mut written = [0; PERSONS as usize];
     let mut counted = [0; PERSONS as usize];
     for step in 0..120 {
-        match dice.below(17) {
+        match dice.below(18) {
             0..4 => {
                 ledger.append(&mut dice, PERSONS);
                 ledger.apply_from(&view, ledger.events.len() - 1);
@@ -25,7 +25,11 @@ fn run(seed: u64) {
                 counted[n as usize] = count(&view, &person(n)).unwrap();
             }
             11 => {
-                view.inner.tend(0);
+                view.inner.tend(Duration::ZERO);
+                written = counted;
+            }
+            17 => {
+                assert!(view.inner.shorten_journal().unwrap());
                 written = counted;
             }
             16 => {
@@ -103,7 +107,7 @@ fn a_store_that_fails_takes_no_more_writes_and_is_rebuilt() {
         ledger.apply_from(&view, 30);
         (0..PERSONS).for_each(|n| assert_eq!(count(&view, &person(n)).unwrap(), 2));
         assert!(!view.inner.sweep(Pace::FULL).unwrap());
-        view.inner.tend(1_000);
+        view.inner.tend(drain::SWEEP_AFTER);
         assert_eq!(disk.writes(), writes);
         assert!(view.close().is_err());
         drop(view);
@@ -143,6 +147,41 @@ fn what_was_moved_to_the_log_is_there_after_a_kill_without_its_journal() {
     assert_eq!(view.stats().logged_persons, PERSONS);
     let view = killed(&disk, &place, view);
     (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 200));
+}
+
+#[test]
+fn a_journal_that_was_made_short_says_the_same() {
+    let disk = Disk::default();
+    let place = Place::new(Some(disk.clone()));
+    let view = place.serving(&Ledger::default());
+    (0..PERSONS / 2).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+    assert!(view.inner.move_usage(Pace::FULL).unwrap());
+    for _ in 0..200 {
+        (PERSONS / 2..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+        view.inner.usage.flush();
+    }
+    let long = view.inner.usage.bytes();
+    assert!(view.inner.shorten_journal().unwrap());
+    let short = view.inner.usage.bytes();
+    assert!(short * 20 < long, "{long} to {short} bytes");
+    let view = killed(&disk, &place, view);
+    (0..PERSONS / 2).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
+    (PERSONS / 2..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 200));
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_anew_stays() {
+    let disk = Disk::default();
+    let place = Place::new(Some(disk.clone()));
+    let view = place.serving(&Ledger::default());
+    (0..PERSONS).for_each(|n| assert!(count(&view, &person(n)).is_ok()));
+    view.inner.usage.flush();
+    // A folder where the new file should be.
+    fs::create_dir(place.dir().join("usage-2.journal")).unwrap();
+    assert!(!view.inner.shorten_journal().unwrap());
+    fs::remove_dir(place.dir().join("usage-2.journal")).unwrap();
+    let view = killed(&disk, &place, view);
+    (0..PERSONS).for_each(|n| assert_eq!(count_of(&view, &person(n)), 1));
 }
 
 #[test]
