@@ -67,6 +67,8 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> BenchError {
 }
 
 const MANY: Callers = Callers { connections: 4, per_connection: 32 };
+/// What passes between two syncs of the ledger when one caller records.
+const CALLER_PAUSE: Duration = Duration::from_micros(300);
 const ONE: Callers = Callers { connections: 1, per_connection: 1 };
 const RECORDERS: Callers = Callers { connections: 4, per_connection: 16 };
 
@@ -157,9 +159,10 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
     let mut value = summary(&of_records);
     report::compare(&mut value, &of_records, &of_empty);
     note("records_64_callers", value);
-    let syncs = load::fdatasync_us(dir, 300).map_err(io("sync a file"))?;
+    for (name, pause) in [("fdatasync_p50_us", Duration::ZERO), ("fdatasync_paced_p50_us", CALLER_PAUSE)] {
+        note(name, json!(load::fdatasync_us(dir, 300, pause).map_err(io("sync a file"))?));
+    }
     let one: Sample = load::records(&gate.uds, ONE, span).await?;
-    note("fdatasync_p50_us", json!(syncs));
     note("records_1_caller_p50_us", json!(one.quantile_us(0.5)));
 
     note("rss_after_load_mib", json!(gate.rss_mib()));

@@ -6,6 +6,7 @@
 mod applying;
 pub mod audit;
 pub mod book;
+mod carry_on;
 pub mod check;
 pub mod codec;
 pub mod decision;

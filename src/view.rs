@@ -94,7 +94,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             page_cache_mib: 8,
-            record_cache_mib: 32,
+            record_cache_mib: 40,
             overlay_max_mib: 32,
             usage_persons_max: 2 * 1024 * 1024,
             min_free_mib: 64,

@@ -13,6 +13,7 @@ use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Channel, Quality, SendOutcome, SenderStatus};
 use crate::view::{Person, Touched};
 
+use super::carry_on::carry_on;
 use super::decision::Decision;
 use super::error::EngineError;
 use super::people::Identity;
@@ -71,8 +72,7 @@ impl Engine {
     /// [`EngineError`].
     pub async fn report_send(&self, report: SendReport) -> Result<ReportAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
-        let task = tokio::spawn(async move { inner.report(&report).await });
-        task.await.unwrap_or(Err(EngineError::Abandoned))
+        carry_on(async move { inner.report(&report).await }).await
     }
 }
 

@@ -16,6 +16,7 @@ use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Channel, ConsentType, OptInMethod, OptOutMethod, Purpose, Scope};
 use crate::view::Touched;
 
+use super::carry_on::carry_on;
 use super::error::EngineError;
 use super::people::{Identity, People};
 use super::token::Token;
@@ -112,8 +113,7 @@ impl Engine {
     /// [`EngineError`]; a message that opts out is recorded whenever this process can write at all.
     pub async fn handle_inbound(&self, inbound: Inbound) -> Result<InboundAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
-        let task = tokio::spawn(async move { inner.inbound(&inbound).await });
-        task.await.unwrap_or(Err(EngineError::Abandoned))
+        carry_on(async move { inner.inbound(&inbound).await }).await
     }
 }
 

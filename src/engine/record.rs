@@ -15,6 +15,7 @@ use crate::policy::rules::Rules;
 use crate::policy::state::{self, ScopeState, State};
 use crate::policy::types::{Channel, Purpose, Scope};
 
+use super::carry_on::carry_on;
 use super::codec;
 use super::error::EngineError;
 use super::people::{Identity, People};
@@ -87,16 +88,13 @@ impl Engine {
     /// [`EngineError`]; opt-outs are recorded whenever this process can write at all.
     pub async fn record_consent(&self, request: RecordRequest) -> Result<RecordAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
-        // In a task of its own: a caller that gives up must not let go of the person's turn before the
-        // event is applied.
         let wants = request.wants_replicated;
         let opts_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
         if !opts_out {
             inner.await_superseded(&request.reports, wants).await?;
         }
-        let task = tokio::spawn(async move { inner.record(request).await });
-        let mut answer = task.await.unwrap_or(Err(EngineError::Abandoned))?;
-        // Not in that task: who gives up waits no longer.
+        let mut answer = carry_on(async move { inner.record(request).await }).await?;
+        // Not carried on: who gives up waits no longer.
         answer.durability = self.inner.durability(answer.event, wants, opts_out).await?;
         Ok(answer)
     }

@@ -8,6 +8,7 @@ use crate::policy::event::{Change, ConsentEvent, LedgerEntry};
 use crate::policy::ids::EventId;
 use crate::policy::recorder::late::Late;
 
+use super::carry_on::carry_on;
 use super::codec;
 use super::edge::Numbered;
 use super::error::EngineError;
@@ -35,9 +36,7 @@ impl Engine {
     /// [`EngineError`]; it was not numbered here.
     pub async fn number(&self, taken_in: TakenIn, within: Duration) -> Result<Numbered, EngineError> {
         let inner = Arc::clone(&self.inner);
-        // In a task of its own: an edge that gives up must not let go of the person's turn before the event is applied.
-        let task = tokio::spawn(async move { inner.number(taken_in).await });
-        let event = task.await.unwrap_or(Err(EngineError::Abandoned))?;
+        let event = carry_on(async move { inner.number(taken_in).await }).await?;
         let replicated = self.inner.replica.replicated(event, within).await;
         Ok(Numbered { event, replicated })
     }
