@@ -114,6 +114,24 @@ async fn a_batch_waits_once_for_all_that_its_items_ask_for() {
 }
 
 #[tokio::test]
+async fn a_long_batch_is_answered_in_its_order() {
+    let scene = Scene::new();
+    scene.opts_out(PERSON).await;
+    let defaults = v1::CheckSendRequest { mode: v1::CheckMode::Peek.into(), ..item("") };
+    let of = |number: usize| if number % 7 == 3 { PERSON } else { OTHER };
+    let items = (0..1_000)
+        .map(|number| v1::CheckSendRequest { recipient: phone(of(number)), ..Default::default() })
+        .collect();
+    let request = v1::BatchCheckSendRequest { defaults: Some(defaults), items };
+    let answer = scene.send.batch_check_send(within(5_000, request)).await.expect("an answer").into_inner();
+    assert_eq!(answer.results.len(), 1_000);
+    for (number, answer) in answer.results.iter().enumerate() {
+        let is_out = answer.reason() == v1::Reason::OptedOut;
+        assert_eq!(is_out, of(number) == PERSON, "{number}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_come_in_time_is_stale_for_those_that_asked_for_it() {
     let scene = Scene::new();
     let known = scene.opts_out(OTHER).await;

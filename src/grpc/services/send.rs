@@ -1,12 +1,14 @@
 //! `SendService`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
+use crate::engine::check::Mode;
 use crate::engine::token::Token;
 use crate::engine::{CheckRequest, Engine};
 use crate::grpc::connection::put_message;
@@ -66,6 +68,10 @@ fn unknown_here(engine: &Engine, request: &v1::CheckSendRequest) -> Option<Token
 const TO_ANSWER: Duration = Duration::from_millis(25);
 /// What each item of a batch needs besides: its recipient may be in no cache, and other batches run beside it.
 const TO_ANSWER_PER_ITEM: Duration = Duration::from_micros(500);
+/// Items for which a thread is worth its start: a few milliseconds of work.
+const ITEMS_PER_THREAD_MIN: usize = 250;
+/// The most threads that share a batch.
+const THREADS_PER_BATCH_MAX: usize = 4;
 
 #[tonic::async_trait]
 impl SendService for Send {
@@ -96,9 +102,17 @@ impl SendService for Send {
         let requests = read.await.unwrap_or(Err(ApiError::Internal))?;
         let to_answer = TO_ANSWER + TO_ANSWER_PER_ITEM * count;
         wait_for_all(&self.engine, newest(&requests), wait_within(&metadata, BATCH, to_answer)).await;
-        let this = self.clone();
-        let answered = tokio::task::spawn_blocking(move || this.check_all(&requests));
-        let results = answered.await.unwrap_or(Err(ApiError::Internal))?;
+        let work: Vec<_> = shares(requests, threads())
+            .into_iter()
+            .map(|share| {
+                let this = self.clone();
+                tokio::task::spawn_blocking(move || this.check_all(&share))
+            })
+            .collect();
+        let mut results = Vec::with_capacity(count as usize);
+        for share in work {
+            results.extend(share.await.unwrap_or(Err(ApiError::Internal))?);
+        }
         Ok(Response::new(v1::BatchCheckSendResponse { results }))
     }
 
@@ -129,6 +143,21 @@ fn read_all(
     if faults.is_empty() { Ok(requests) } else { Err(ApiError::InvalidArgument(faults)) }
 }
 
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS_PER_BATCH_MAX)
+}
+
+/// Parts a batch for several threads. One that consumes stays whole: of its items the earlier one gets what is left of a limit.
+fn shares(mut requests: Vec<CheckRequest>, threads: usize) -> Vec<Vec<CheckRequest>> {
+    let consumes = requests.iter().any(|request| request.mode == Mode::Enforce);
+    let count = if consumes { 1 } else { threads.min(requests.len() / ITEMS_PER_THREAD_MIN).max(1) };
+    let mut shares: Vec<_> =
+        (1..count).rev().map(|left| requests.split_off(requests.len() * left / (left + 1))).collect();
+    shares.push(requests);
+    shares.reverse();
+    shares
+}
+
 /// Of each origin the newest event that any of `requests` asks to be known: whoever knows it knows those before it.
 fn newest(requests: &[CheckRequest]) -> Vec<Token> {
     let mut newest: BTreeMap<OriginId, u64> = BTreeMap::new();
@@ -146,5 +175,47 @@ impl Send {
             Ok(check_response(answer, || self.engine.instructions(&request.business)))
         });
         answers.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests(count: usize, mode: v1::CheckMode) -> Vec<CheckRequest> {
+        let request = |number: usize| {
+            let item = v1::CheckSendRequest {
+                request_id: format!("r-{number}"),
+                business_id: "acme".into(),
+                sender_id: "555".into(),
+                recipient: Some(v1::Recipient {
+                    address: Some(v1::recipient::Address::Phone("+4915123456789".into())),
+                }),
+                channel: v1::Channel::Sms.into(),
+                content: Some(v1::check_send_request::Content::Message(v1::MessageContent::default())),
+                mode: mode.into(),
+                ..Default::default()
+            };
+            check_request(item, "").expect("a request")
+        };
+        (0..count).map(request).collect()
+    }
+
+    #[test]
+    fn shares_keep_the_order_and_what_consumes_stays_whole() {
+        for count in [1, 2, 249, 250, 499, 500, 501, 777, 999, 1_000] {
+            for threads in [1, 2, 3, 4] {
+                let shares = shares(requests(count, v1::CheckMode::Peek), threads);
+                let expected = threads.min(count / ITEMS_PER_THREAD_MIN).max(1);
+                assert_eq!(shares.len(), expected, "{count} in {threads}");
+                let lens: Vec<_> = shares.iter().map(Vec::len).collect();
+                assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= 1, "{lens:?}");
+                let ids: Vec<_> = shares.iter().flatten().map(|request| request.request_id.clone()).collect();
+                assert_eq!(ids, (0..count).map(|number| format!("r-{number}")).collect::<Vec<_>>());
+            }
+        }
+        let mut mixed = requests(999, v1::CheckMode::Peek);
+        mixed.extend(requests(1, v1::CheckMode::Enforce));
+        assert_eq!(shares(mixed, 4).len(), 1);
     }
 }
