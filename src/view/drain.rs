@@ -26,7 +26,7 @@ pub(super) const SWEEP_AFTER: Duration = Duration::from_secs(30);
 /// From this part of the overlay's bound on, a sweep starts: the later, the more often a person who is sent to again is written only once.
 const SWEEP_AFTER_PERCENT: i64 = 65;
 /// Events after which a sweep starts: a start applies what the store lacks, some 15 µs each.
-const SWEEP_AFTER_EVENTS: u64 = 16_384;
+const SWEEP_AFTER_EVENTS: u64 = 8_192;
 /// Bytes of journal after which it is made short: they bound the time that a start needs to read them.
 const JOURNAL_BYTES_LONG: u64 = 32 * 1024 * 1024;
 /// Bytes of notes after which a checkpoint is asked for.
@@ -38,7 +38,7 @@ pub(super) const BUCKETS_PER_BREATH: usize = 32;
 /// Persons taken out of the overlay under one lock.
 pub(super) const PERSONS_PER_LOCK: usize = 64;
 /// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded.
-const REST: Duration = Duration::from_millis(4);
+const REST: Duration = Duration::from_millis(2);
 /// From this part of its bound on, the overlay is crowded and a sweep does not rest.
 const CROWDED_PERCENT: i64 = 85;
 /// Breaths after which a sweep writes the journals: they promise to be written every second.
