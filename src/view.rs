@@ -4,14 +4,16 @@
 //! lives here alone. It has never heard of gRPC, of rules or of clocks, and nobody else has heard of sled.
 //!
 //! ```text
-//! get, update ─▶ shard (one lock: overlay over record cache) ─▶ bucket of several persons in sled
-//!                  │ usage that changed                                       ▲
-//!                  ├──▶ journal: a SIGKILL loses at most the last second       │ sweeps: single inserts in key order,
-//!                  └──▶ overlay: what sled does not have yet ─────────────────┘ then the ledger position they cover
+//! get, update ─▶ shard (one lock: overlay over record cache) ─▶ log of usage, over a bucket of several persons in sled
+//!                  │ usage that changed                            ▲                    ▲
+//!                  ├──▶ journal: a SIGKILL loses at most           │ usage: appended    │ consent: single inserts in key order,
+//!                  │    the last second                            │                    │ then the ledger position they cover
+//!                  └──▶ overlay: what is only in memory ───────────┴────── sweeps ──────┘
 //! ```
 //!
 //! A sled insert costs as much as a whole check may, so checks never wait for one: usage goes to the overlay and to a
-//! journal, consent (durable in the ledger already) to the overlay alone. One thread sweeps the overlay into sled.
+//! journal, consent (durable in the ledger already) to the overlay alone. One thread sweeps the overlay: consent into sled, usage
+//! into a log of its own (`usage_log`), which gives some to sled only when its index would grow beyond its bound (`keep`).
 //! The trail of faults that sled 0.34.7 is known for is handled in `store::sled`, `open` and `drain`.
 
 use std::path::Path;
@@ -273,7 +275,7 @@ impl View {
 
     /// Starts a rebuild from nothing: the caller feeds the whole ledger. Where [`Opened::rebuild`] asks for it, or when the view
     /// proves wrong: it claims more of the ledger than there is, or differs from a peer's. Until
-    /// [`Rebuilder::finish`] the view does not answer; nothing may be applied meanwhile. Usage that was drained before is lost.
+    /// [`Rebuilder::finish`] the view does not answer; nothing may be applied meanwhile. Usage stays, but for what outgrew its log.
     ///
     /// # Errors
     /// When the disk or the store fails.
