@@ -127,7 +127,13 @@ impl Inner {
     /// # Errors
     /// When the store fails: it is not written to any more. When the log of usage cannot be written: it is tried again.
     pub fn sweep(&self, pace: Pace) -> Result<bool, ViewError> {
-        self.writing(|stored| Ok(self.drain_usage(stored, pace)? && self.drain_consent(stored, pace)?))
+        self.writing(|stored| {
+            let drained = self.drain_usage(stored, pace)? && self.drain_consent(stored, pace)?;
+            if drained {
+                self.narrow_overlay();
+            }
+            Ok(drained)
+        })
     }
 
     /// Moves the usage that was changed before the call from the overlay to its log; `false`: not all of it.

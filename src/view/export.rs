@@ -8,7 +8,7 @@ use super::error::ViewError;
 use super::inner::SHARDS;
 use super::record::Person;
 use super::registry::Entries;
-use super::shard::{Part, Shard};
+use super::shard::Part;
 use crate::policy::ids::Identifier;
 
 impl View {
@@ -27,10 +27,18 @@ impl View {
     ) -> Result<(), ViewError> {
         let inner = &self.inner;
         let Some(lock) = inner.shards.get(shard) else { return Ok(()) };
-        let (mut depth, unstored) = {
+        let (mut depth, mut unstored, log) = {
             let shard = lock.lock();
-            (shard.depth, unstored(&shard)?)
+            let mut dirty = shard.dirty_sorted(Part::Consent);
+            dirty.extend(shard.dirty_sorted(Part::Usage));
+            (shard.depth, dirty, shard.log.clone())
         };
+        // Without the lock, since there may be thousands. Who was in the log stays readable there, whatever happens to it meanwhile.
+        for logged in log.everybody() {
+            unstored.push(logged?.0);
+        }
+        unstored.sort_unstable();
+        unstored.dedup();
         let mut unstored = unstored.as_slice();
         let mut number = 0;
         loop {
@@ -73,16 +81,4 @@ impl View {
     pub fn entries(&self) -> Entries {
         self.inner.registry.entries()
     }
-}
-
-/// Whoever may not be in the store, in order.
-fn unstored(shard: &Shard) -> Result<Vec<Identifier>, ViewError> {
-    let mut all = shard.dirty_sorted(Part::Consent);
-    all.extend(shard.dirty_sorted(Part::Usage));
-    for logged in shard.log.everybody() {
-        all.push(logged?.0);
-    }
-    all.sort_unstable();
-    all.dedup();
-    Ok(all)
 }

@@ -61,7 +61,6 @@ impl Inner {
         if log.is_stale() && !self.renew(&mut log, &mut pace)? {
             return Ok(false);
         }
-        self.narrow_overlay();
         self.note_log(&log);
         self.note_stored(stored);
         if let Err(err) = self.usage.remove_before(open) {

@@ -359,9 +359,9 @@ fn scan(file: &File) -> io::Result<Scanned> {
         return Ok(found);
     }
     found.len = MAGIC.len() as u64;
-    let mut entry = Vec::new();
+    let mut entry = vec![0; HEAD_LEN];
     loop {
-        entry.resize(HEAD_LEN, 0);
+        entry.truncate(HEAD_LEN);
         if !fill(&mut input, &mut entry)? {
             return Ok(found);
         }

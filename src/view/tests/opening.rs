@@ -273,3 +273,24 @@ fn a_tail_larger_than_the_overlay_is_drained_on_the_way() {
     assert!(most < 4 * MIB, "{most} bytes wait");
     ledger.check(&view, PERSONS, "after it");
 }
+
+#[test]
+fn a_start_with_a_long_tail_takes_usage_before_all_of_it_is_stored() {
+    const PERSONS: u64 = 4_000;
+    let mut place = Place::sled();
+    place.config.overlay_max_mib = 1;
+    let (mut ledger, mut dice) = (Ledger::default(), Dice::new(37));
+    drop(place.serving(&ledger));
+    for _ in 0..6_000 {
+        ledger.append(&mut dice, PERSONS);
+    }
+    let (view, _) = place.open();
+    ledger.replay(&view, ledger.position(0));
+    assert!(view.inner.overlay_bytes() > MIB, "it was put to the test");
+    count(&view, &person(PERSONS)).unwrap();
+    assert!(view.inner.move_usage(Pace::FULL).unwrap());
+    assert!(view.inner.overlay_bytes() > MIB, "consent waits still");
+    count(&view, &person(PERSONS + 1)).unwrap();
+    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert_eq!(view.inner.overlay_bytes(), 0);
+}
