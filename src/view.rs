@@ -560,7 +560,7 @@ impl View {
         if was == Phase::Rebuilding {
             return Ok(inner.store.close()?);
         }
-        let drained = if inner.look_for_space() { inner.sweep(Pace::FULL) } else { Ok(false) };
+        let drained = if inner.look_for_space() { inner.sweep(Pace::Full) } else { Ok(false) };
         // Whatever fails, the rest is still worth writing.
         let journals = inner.usage.sync().and(inner.log.lock().sync());
         let journals = journals.and(inner.write_checkpoint()).and(inner.notes.sync());
@@ -581,7 +581,7 @@ impl View {
     /// Does what the view's thread does now and then, where there is none.
     #[cfg(test)]
     pub(crate) fn sweep(&self) -> Result<bool, ViewError> {
-        self.inner.sweep(Pace::FULL)
+        self.inner.sweep(Pace::Full)
     }
 
     /// What the folder says of a view that is built and in use.

@@ -42,7 +42,7 @@ impl View {
         let inner = &self.inner;
         if inner.overlay_bytes() > OVERLAYS_MAX * u64::from(inner.config.overlay_max_mib) * MIB {
             // Without the store there is nothing to drain into; memory is then what the ledger's tail takes.
-            let _drained = inner.sweep(Pace::FULL)?;
+            let _drained = inner.sweep(Pace::Full)?;
         }
         events.last().iter().for_each(|last| inner.bring(last.at));
         let subjects = |(nth, placed): (usize, &'_ Placed)| {

@@ -41,21 +41,16 @@ pub(super) const PERSONS_PER_LOCK: usize = 64;
 const REST: Duration = Duration::from_millis(2);
 /// From this part of its bound on, the overlay is crowded and a sweep does not rest.
 const CROWDED_PERCENT: i64 = 85;
-/// Breaths after which a sweep writes the journals: they promise to be written every second.
-const BREATHS_PER_FLUSH: u32 = 64;
+/// Time after which a sweep writes the journals: they promise to be written every second.
+const JOURNALS_AFTER: Duration = Duration::from_millis(500);
 
-/// How a sweep behaves, and how often it rested.
+/// How a sweep behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    gentle: bool,
-    breaths: u32,
-}
-
-impl Pace {
+pub enum Pace {
     /// Rests, so that checks have the processor; ends when the view closes.
-    pub const GENTLE: Self = Self { gentle: true, breaths: 0 };
+    Gentle,
     /// As fast as it goes.
-    pub const FULL: Self = Self { gentle: false, breaths: 0 };
+    Full,
 }
 
 impl Inner {
@@ -93,16 +88,17 @@ impl Inner {
         let mut due = since >= SWEEP_AFTER || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
         if !due && is_crowded() {
             // Mostly it is usage that fills the overlay, and the store can be left alone.
-            let _moved_in_full = self.move_usage(Pace::GENTLE);
+            let _moved_in_full = self.move_usage(Pace::Gentle);
             due = is_crowded();
         }
         if !due && self.usage.bytes() >= JOURNAL_BYTES_LONG {
             // Who is sent to again and again has one entry in the overlay and one in the journal for each send.
-            let _made_short = self.shorten_journal();
+            let repeats = self.usage.bytes() >= 2 * self.overlay_bytes();
+            let _made_short = if repeats { self.shorten_journal() } else { self.move_usage(Pace::Gentle) };
         }
         if due {
             // What a failed sweep left is in the overlay and the journal still.
-            let _swept_in_full = self.sweep(Pace::GENTLE);
+            let _swept_in_full = self.sweep(Pace::Gentle);
         }
         due
     }
@@ -116,6 +112,7 @@ impl Inner {
     }
 
     fn write_journals(&self) {
+        *self.journals_written.lock() = Instant::now();
         for journal in [&self.usage, &self.notes] {
             let full = journal.bytes() > JOURNAL_BYTES_MAX;
             if self.health() == Health::Paused || full { journal.discard() } else { journal.flush() }
@@ -128,8 +125,15 @@ impl Inner {
     /// When the store fails: it is not written to any more. When the log of usage cannot be written: it is tried again.
     pub fn sweep(&self, pace: Pace) -> Result<bool, ViewError> {
         self.writing(|stored| {
-            let drained = self.drain_usage(stored, pace)? && self.drain_consent(stored, pace)?;
-            if drained {
+            let moved = self.drain_usage(stored, pace);
+            match &moved {
+                Ok(true) => {}
+                // Consent is let into the overlay without end, so it must leave whatever becomes of usage.
+                Err(err) if err.is_passing() => {}
+                _ => return moved,
+            }
+            let drained = self.health() == Health::Normal && self.drain_consent(stored, pace)?;
+            if drained && moved? {
                 self.narrow_overlay();
             }
             Ok(drained)
@@ -159,7 +163,7 @@ impl Inner {
         match &written {
             Ok(_) => {}
             // The overlay and the journal still have all of it.
-            Err(err @ (ViewError::Io { .. } | ViewError::Full)) => {
+            Err(err) if err.is_passing() => {
                 tracing::warn!(fault = %err, "what sends left behind could not be written to its files; it is tried again");
             }
             Err(err) => self.degrade(err),
@@ -167,7 +171,7 @@ impl Inner {
         written
     }
 
-    fn drain_consent(&self, stored: &mut Meta, mut pace: Pace) -> Result<bool, ViewError> {
+    fn drain_consent(&self, stored: &mut Meta, pace: Pace) -> Result<bool, ViewError> {
         // First of all: whatever is applied by now is in the overlay, or has left it already.
         let covered = self.applied();
         let has_some = self.shards.iter().any(|shard| shard.lock().dirty_len() > 0);
@@ -178,7 +182,7 @@ impl Inner {
         stored.reach(self.newest(), &*self.store)?;
         self.registry.drain(&*self.store)?;
         for shard in 0..SHARDS {
-            if !self.drain_shard(stored, shard, &mut pace)? {
+            if !self.drain_shard(stored, shard, pace)? {
                 return Ok(false);
             }
             self.split_if_crowded(stored, shard)?;
@@ -190,12 +194,7 @@ impl Inner {
         Ok(true)
     }
 
-    pub(super) fn drain_shard(
-        &self,
-        stored: &mut Meta,
-        shard: usize,
-        pace: &mut Pace,
-    ) -> Result<bool, ViewError> {
+    pub(super) fn drain_shard(&self, stored: &mut Meta, shard: usize, pace: Pace) -> Result<bool, ViewError> {
         let (persons, depth) = {
             let shard = self.shards[shard].lock();
             (shard.dirty_sorted(Part::Consent), shard.depth)
@@ -250,15 +249,14 @@ impl Inner {
     }
 
     /// Between two runs of writes: looks for space and rests; `false`: the sweep must end here.
-    pub(super) fn breathe(&self, pace: &mut Pace) -> bool {
-        pace.breaths += 1;
+    pub(super) fn breathe(&self, pace: Pace) -> bool {
         if !self.look_for_space() {
             return false;
         }
-        if pace.breaths.is_multiple_of(BREATHS_PER_FLUSH) {
+        if self.journals_written.lock().elapsed() >= JOURNALS_AFTER {
             self.write_journals();
         }
-        if pace.gentle && self.overlay_percent() < CROWDED_PERCENT {
+        if pace == Pace::Gentle && self.overlay_percent() < CROWDED_PERCENT {
             let mut wishes = self.wishes.lock();
             if !wishes.stop {
                 self.wake.wait_for(&mut wishes, REST);

@@ -48,6 +48,13 @@ pub enum ViewError {
     },
 }
 
+impl ViewError {
+    /// Whether what failed may well succeed later: nothing was changed, and nothing is damaged.
+    pub(super) const fn is_passing(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Full)
+    }
+}
+
 /// Why the store under the view failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

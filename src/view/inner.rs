@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -132,6 +132,8 @@ pub struct Inner {
     pub wake: Condvar,
     /// Somebody woke the thread already.
     pub woken: AtomicBool,
+    /// When the journals were last written.
+    pub journals_written: Mutex<Instant>,
     room: Mutex<()>,
     room_made: Condvar,
 }
@@ -184,6 +186,7 @@ impl Inner {
             wishes: Mutex::default(),
             wake: Condvar::new(),
             woken: AtomicBool::new(false),
+            journals_written: Mutex::new(Instant::now()),
             room: Mutex::default(),
             room_made: Condvar::new(),
         }
@@ -301,8 +304,12 @@ impl Inner {
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
         let room = self.await_room();
-        let store = self.usage_in_store.load(Ordering::Acquire).then_some(&*self.store);
-        self.change_loaded(who, room, |shard| shard.load_usage(who, store), change)
+        let load = |shard: &mut Shard| {
+            // Under the lock: it is set before a shard's usage goes to the store and leaves the log under this lock.
+            let store = self.usage_in_store.load(Ordering::Acquire).then_some(&*self.store);
+            shard.load_usage(who, store)
+        };
+        self.change_loaded(who, room, load, change)
     }
 
     fn change_loaded<R>(

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::bucket::key_of;
 use super::drain::{BUCKETS_PER_BREATH, PERSONS_PER_LOCK, Pace};
 use super::error::ViewError;
-use super::inner::{Inner, SHARDS, USAGE};
+use super::inner::{Inner, MIB, SHARDS, USAGE};
 use super::meta::Meta;
 use super::shard::{Part, Pending};
 use super::usage_log::UsageLog;
@@ -46,28 +46,45 @@ impl Inner {
     }
 
     /// Moves all usage that was changed before the call from the overlay to the log; `false`: not all of it.
-    pub(super) fn drain_usage(&self, stored: &mut Meta, mut pace: Pace) -> Result<bool, ViewError> {
+    pub(super) fn drain_usage(&self, stored: &mut Meta, pace: Pace) -> Result<bool, ViewError> {
         if self.usage.is_empty() && self.overlay_bytes() == 0 {
             return Ok(true);
         }
         let mut log = self.log.lock();
+        if log.bytes() > LOG_BYTES_MAX {
+            // An earlier attempt was cut short, and what is moved now still needs a place.
+            self.tidy(stored, &mut log, pace)?;
+        }
         let open = self.usage.rotate();
         for shard in 0..SHARDS {
             self.move_shard(&mut log, shard)?;
-            if !self.make_room(stored, &mut log, &mut pace)? || !self.breathe(&mut pace) {
+            if !self.breathe(pace) {
                 return Ok(false);
             }
         }
-        if log.is_stale() && !self.renew(&mut log, &mut pace)? {
-            return Ok(false);
-        }
-        self.note_log(&log);
-        self.note_stored(stored);
         if let Err(err) = self.usage.remove_before(open) {
             // It is tried again after the next sweep; until then a start reads more than it needs to.
             tracing::warn!(fault = %err, "a drained journal could not be removed");
         }
+        self.tidy(stored, &mut log, pace)?;
+        self.note_log(&log);
+        self.note_stored(stored);
         Ok(true)
+    }
+
+    /// Keeps the log within its bounds and without too much that is old. What cannot be done now is tried again after the next sweep.
+    fn tidy(&self, stored: &mut Meta, log: &mut UsageLog, pace: Pace) -> Result<(), ViewError> {
+        let tidied = self
+            .make_room(stored, log, pace)
+            .and_then(|done| if done && log.is_stale() { self.renew(log, pace) } else { Ok(done) });
+        match tidied {
+            Ok(_) => Ok(()),
+            Err(err) if err.is_passing() => {
+                tracing::warn!(fault = %err, "the log of usage could not be written anew; it is tried again");
+                Ok(())
+            }
+            Err(err) => Err(err),
+        }
     }
 
     fn move_shard(&self, log: &mut UsageLog, shard: usize) -> Result<(), ViewError> {
@@ -90,7 +107,11 @@ impl Inner {
     }
 
     /// Writes the log anew without what is old in it; `false`: it was cut short.
-    fn renew(&self, log: &mut UsageLog, pace: &mut Pace) -> Result<bool, ViewError> {
+    fn renew(&self, log: &mut UsageLog, pace: Pace) -> Result<bool, ViewError> {
+        let needed = log.live_bytes() + u64::from(self.config.min_free_mib) * MIB;
+        if (self.free_bytes)().is_some_and(|free| free < needed) {
+            return Ok(false);
+        }
         // What is no longer in the index is in the store, but perhaps only in its memory.
         self.store.flush()?;
         let mut renewal = log.renew()?;
@@ -110,8 +131,11 @@ impl Inner {
     }
 
     /// Gives shards to the store, in turn, until the log is within its bounds; `false`: it was cut short.
-    fn make_room(&self, stored: &mut Meta, log: &mut UsageLog, pace: &mut Pace) -> Result<bool, ViewError> {
+    fn make_room(&self, stored: &mut Meta, log: &mut UsageLog, pace: Pace) -> Result<bool, ViewError> {
         let max = u64::from(self.config.usage_persons_max);
+        if log.bytes() > LOG_BYTES_MAX && log.is_mostly_old() && !self.renew(log, pace)? {
+            return Ok(false);
+        }
         for _ in 0..SHARDS.div_ceil(SHARDS_PER_MERGE) {
             if log.persons() <= max && log.bytes() <= LOG_BYTES_MAX {
                 break;
@@ -138,7 +162,7 @@ impl Inner {
         stored: &mut Meta,
         log: &mut UsageLog,
         shard: usize,
-        pace: &mut Pace,
+        pace: Pace,
     ) -> Result<bool, ViewError> {
         let (index, depth) = {
             let shard = self.shards[shard].lock();

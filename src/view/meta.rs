@@ -75,6 +75,10 @@ impl Meta {
 
     /// Writes it.
     pub fn save(&self, store: &dyn Store) -> Result<(), ViewError> {
+        if self.usage {
+            // What is written says no longer by its version that there is some.
+            store.insert(USAGE_KEY, &[])?;
+        }
         Ok(store.insert(KEY, &self.encode())?)
     }
 
@@ -130,6 +134,10 @@ mod tests {
         assert!(!Meta::decode(&bytes).unwrap().usage, "it is said apart");
         bytes[0] = VERSION_WITH_USAGE;
         assert!(Meta::decode(&bytes).unwrap().usage, "it was not said apart");
+        let old = Disk::default();
+        old.store().insert(KEY, &bytes).unwrap();
+        Meta::load(&old.store()).unwrap().unwrap().save(&old.store()).unwrap();
+        assert!(Meta::load(&old.store()).unwrap().unwrap().usage, "and is remembered from then on");
         for cut in 0..bytes.len() {
             assert!(Meta::decode(&bytes[..cut]).is_err());
         }

@@ -269,9 +269,20 @@ impl UsageLog {
         self.persons -= persons as u64;
     }
 
-    /// Whether most entries are old.
-    pub fn is_stale(&self) -> bool {
+    /// Whether it is worth writing anew without what is old.
+    pub const fn is_stale(&self) -> bool {
         self.entries > 2 * self.persons + OLD_ENTRIES_MIN
+    }
+
+    /// Whether most entries are old.
+    pub const fn is_mostly_old(&self) -> bool {
+        self.entries > 2 * self.persons
+    }
+
+    /// Bytes of what is not old, nearly.
+    pub fn live_bytes(&self) -> u64 {
+        let part = u128::from(self.len) * u128::from(self.persons) / u128::from(self.entries.max(1));
+        MAGIC.len() as u64 + part as u64
     }
 
     /// Persons in the index.
@@ -292,16 +303,17 @@ impl UsageLog {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new);
         let file = file.map_err(io_error("make", &new))?;
         let file = Arc::new(LogFile { path, file });
+        let leftover = Leftover(new);
         let mut log =
             Self { dir: self.dir.clone(), number, file, len: 0, entries: 0, persons: 0, buffer: Vec::new() };
         log.append_raw(MAGIC)?;
-        Ok(Renewal { log, indexes: Vec::with_capacity(SHARDS) })
+        Ok(Renewal { log, indexes: Vec::with_capacity(SHARDS), _leftover: leftover })
     }
 
     /// Goes on with the new file. What was only in the old one is gone when this was the last that knew of it, so `settle` is called
     /// with the new indexes before the old file goes.
     pub fn replace(&mut self, renewal: Renewal, settle: impl FnOnce(Vec<Index>)) -> Result<(), ViewError> {
-        let Renewal { log, indexes } = renewal;
+        let Renewal { log, indexes, _leftover } = renewal;
         // The old file holds what a power cut would take of the new one.
         log.sync()?;
         let new = log.file.path.with_extension(NEW);
@@ -322,6 +334,18 @@ impl UsageLog {
 pub struct Renewal {
     log: UsageLog,
     indexes: Vec<Index>,
+    _leftover: Leftover,
+}
+
+/// A file that takes no space once nobody goes on with it; renamed, it is no longer there.
+#[derive(Debug)]
+struct Leftover(PathBuf);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        // The next start removes it otherwise.
+        let _may_be_gone = fs::remove_file(&self.0);
+    }
 }
 
 impl Renewal {
@@ -350,7 +374,8 @@ struct Scanned {
     len: u64,
 }
 
-/// Finds every entry up to the first that is torn or damaged.
+/// Finds every whole entry. Behind the last of them the file is torn; a damaged one before it is left out, if its length is not
+/// what was damaged.
 fn scan(file: &File) -> io::Result<Scanned> {
     let mut found = Scanned { shards: vec![Vec::new(); SHARDS], entries: 0, len: 0 };
     let mut input = BufReader::with_capacity(BUFFER_LEN, file);
@@ -360,23 +385,32 @@ fn scan(file: &File) -> io::Result<Scanned> {
     }
     found.len = MAGIC.len() as u64;
     let mut entry = vec![0; HEAD_LEN];
+    let (mut at, mut damaged) = (found.len, 0_u64);
     loop {
         entry.truncate(HEAD_LEN);
         if !fill(&mut input, &mut entry)? {
             return Ok(found);
         }
         let Some((sum, len, who)) = head(&entry) else { return Ok(found) };
-        let Ok(at) = u32::try_from(found.len) else { return Ok(found) };
+        let Ok(place) = u32::try_from(at) else { return Ok(found) };
         if len as usize > USAGE_LEN_MAX {
             return Ok(found);
         }
         entry.resize(HEAD_LEN + len as usize, 0);
-        if !fill(&mut input, &mut entry[HEAD_LEN..])? || crc32c::crc32c(&entry[4..]) != sum {
+        if !fill(&mut input, &mut entry[HEAD_LEN..])? {
             return Ok(found);
         }
-        found.shards[shard_of(&who)].push(Place { key: key_of(&who), at });
-        found.entries += 1;
-        found.len += entry.len() as u64;
+        at += entry.len() as u64;
+        if crc32c::crc32c(&entry[4..]) != sum {
+            damaged += 1;
+            continue;
+        }
+        if damaged > 0 {
+            tracing::warn!(entries = damaged, "entries of past sends are damaged and are left out");
+        }
+        found.shards[shard_of(&who)].push(Place { key: key_of(&who), at: place });
+        found.entries += 1 + std::mem::take(&mut damaged);
+        found.len = at;
     }
 }
 
@@ -501,27 +535,37 @@ mod tests {
         let path = temp.path().join("usage-1.log");
         let whole = fs::read(&path).unwrap();
         assert_eq!(whole.len(), two + HEAD_LEN + 5);
-        let check = |bytes: &[u8], kept: usize, what: String| {
+        // What is found of the two persons, if only these of the three entries are.
+        let expected = |kept: [bool; 3]| {
+            let first = if kept[1] { Some(2) } else { kept[0].then_some(1) };
+            (first.map(|byte| vec![byte; 5]), kept[2].then(|| vec![3; 5]))
+        };
+        let check = |bytes: &[u8], kept: [bool; 3], what: String| {
             fs::write(&path, bytes).unwrap();
             let (mut log, mut indexes) = UsageLog::open(temp.path()).unwrap();
-            let first = [None, Some(vec![1; 5]), Some(vec![2; 5]), Some(vec![2; 5])][kept].clone();
-            assert_eq!(usage_of(&indexes, &person(1)), first, "{what}");
-            assert_eq!(usage_of(&indexes, &person(2)), (kept == 3).then(|| vec![3; 5]), "{what}");
+            let found = (usage_of(&indexes, &person(1)), usage_of(&indexes, &person(2)));
+            assert_eq!(found, expected(kept), "{what}");
             // It goes on behind what was kept.
             append(&mut log, &mut indexes, &[(person(3), vec![4])]);
             let (_, indexes) = UsageLog::open(temp.path()).unwrap();
             assert_eq!(usage_of(&indexes, &person(3)), Some(vec![4]), "{what}");
         };
-        let kept = |len: usize| {
-            [MAGIC.len() + HEAD_LEN + 5, two, whole.len()].iter().filter(|end| **end <= len).count()
-        };
+        let starts = [MAGIC.len(), one, two, whole.len()];
         for cut in 0..whole.len() {
-            check(&whole[..cut], kept(cut), format!("cut at {cut}"));
+            let kept = [starts[1] <= cut, starts[2] <= cut, false];
+            check(&whole[..cut], kept, format!("cut at {cut}"));
         }
         for at in 0..whole.len() {
             let mut rotten = whole.clone();
             rotten[at] ^= 0x40;
-            check(&rotten, kept(at), format!("rot at {at}"));
+            let nth = starts.iter().rposition(|start| *start <= at);
+            let kept = match nth {
+                None => [false; 3],
+                // Where its length is rotten nobody knows where the next one starts.
+                Some(nth) if (4..8).contains(&(at - starts[nth])) => [0, 1, 2].map(|other| other < nth),
+                Some(nth) => [0, 1, 2].map(|other| other != nth),
+            };
+            check(&rotten, kept, format!("rot at {at}"));
         }
     }
 
@@ -554,6 +598,7 @@ mod tests {
         let begun = log.renew().unwrap();
         assert!(temp.path().join("usage-2.log.new").exists());
         drop(begun);
+        assert!(!temp.path().join("usage-2.log.new").exists(), "given up, it takes no space");
         let mut renewal = log.renew().unwrap();
         indexes.iter().for_each(|index| renewal.copy(index).unwrap());
         log.replace(renewal, |renewed| indexes = renewed).unwrap();

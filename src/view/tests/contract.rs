@@ -37,7 +37,7 @@ fn what_was_changed_is_read(place: Place) {
     for round in 1..4 {
         assert_eq!(count(&view, &who).unwrap(), round);
         assert_eq!(count_of(&view, &who), round);
-        assert!(view.inner.sweep(Pace::FULL).unwrap());
+        assert!(view.inner.sweep(Pace::Full).unwrap());
         assert_eq!(count_of(&view, &who), round);
     }
     let untouched = view.update(&who, |person| {
@@ -100,7 +100,7 @@ fn random_histories_read_as_the_ledger_says(place: Place) {
                 let n = dice.below(30);
                 assert_eq!(count_of(&view, &person(n)), counts[n as usize]);
             }
-            18 => assert!(view.inner.sweep(Pace::FULL).unwrap()),
+            18 => assert!(view.inner.sweep(Pace::Full).unwrap()),
             _ if dice.below(4) == 0 => {
                 view.close().unwrap();
                 drop(view);
@@ -148,7 +148,7 @@ fn a_rebuild_equals_incremental_application(make: &dyn Fn() -> Place) {
     shorter.rebuild(&view);
     shorter.check(&view, 200, "rebuilt from a shorter ledger");
     assert_eq!((view.applied(), count_of(&view, &person(0))), (shorter.position(50), 1));
-    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert!(view.inner.sweep(Pace::Full).unwrap());
     shorter.check(&view, 200, "and drained");
 }
 
@@ -163,7 +163,7 @@ fn buckets_split_as_persons_come(place: Place) {
         known.unwrap();
         count(&view, &person(n)).unwrap();
         if n % 1_000 == 999 {
-            assert!(view.inner.sweep(Pace::FULL).unwrap());
+            assert!(view.inner.sweep(Pace::Full).unwrap());
         }
     }
     let stored = view.inner.stored.lock().clone();
@@ -226,7 +226,7 @@ fn the_overlay_is_bounded(mut place: Place) {
     ledger.append(&mut Dice::new(4), 10);
     ledger.apply_from(&view, 0);
     ledger.check(&view, 10, "beyond the bound");
-    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert!(view.inner.sweep(Pace::Full).unwrap());
     assert_eq!(view.stats().overlay_bytes, 0);
     assert_eq!(count(&view, &person(held)).unwrap(), 1);
 }
@@ -241,7 +241,7 @@ fn a_restart_has_room_beside_what_the_journal_gave_back(mut place: Place) {
     let (view, _) = place.open();
     assert!(view.stats().overlay_bytes > MIB, "{held} {:?}", view.stats());
     assert_eq!(count(&view, &person(held)).unwrap(), 1);
-    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert!(view.inner.sweep(Pace::Full).unwrap());
     let fits = (held..).find(|n| count(&view, &person(*n)).is_err()).unwrap() - held;
     assert!(fits < held / 2 + 10, "{fits} fit and {held} did");
 }
@@ -250,7 +250,7 @@ fn a_full_disk_pauses(place: Place) {
     let mut ledger = Ledger::default();
     let view = place.serving(&ledger);
     count(&view, &person(0)).unwrap();
-    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert!(view.inner.sweep(Pace::Full).unwrap());
     let stored = view.stats().stored;
     place.free_mib.store(63, Ordering::Relaxed);
     view.inner.tend(Duration::ZERO);
@@ -259,7 +259,7 @@ fn a_full_disk_pauses(place: Place) {
     ledger.append(&mut Dice::new(5), 10);
     ledger.apply_from(&view, 0);
     assert_eq!(count(&view, &person(0)).unwrap(), 2);
-    assert!(!view.inner.sweep(Pace::FULL).unwrap());
+    assert!(!view.inner.sweep(Pace::Full).unwrap());
     view.inner.tend(drain::SWEEP_AFTER);
     assert_eq!((place.disk.as_ref().map(Disk::writes), view.stats().journal_bytes), (writes, journal));
     assert_eq!(view.stats().stored, stored);

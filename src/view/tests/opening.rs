@@ -288,9 +288,9 @@ fn a_start_with_a_long_tail_takes_usage_before_all_of_it_is_stored() {
     ledger.replay(&view, ledger.position(0));
     assert!(view.inner.overlay_bytes() > MIB, "it was put to the test");
     count(&view, &person(PERSONS)).unwrap();
-    assert!(view.inner.move_usage(Pace::FULL).unwrap());
+    assert!(view.inner.move_usage(Pace::Full).unwrap());
     assert!(view.inner.overlay_bytes() > MIB, "consent waits still");
     count(&view, &person(PERSONS + 1)).unwrap();
-    assert!(view.inner.sweep(Pace::FULL).unwrap());
+    assert!(view.inner.sweep(Pace::Full).unwrap());
     assert_eq!(view.inner.overlay_bytes(), 0);
 }
