@@ -264,8 +264,8 @@ impl View {
         Ok((Self { inner, opened: opened.clone(), owner }, opened))
     }
 
-    /// Takes away what a view in `dir` knew of consent, so that it is opened empty. What sends left behind and was not in the store yet,
-    /// and the notes of others, stay. Only while nobody has it open.
+    /// Takes away what a view in `dir` knew of consent, so that it is opened empty. What sends left behind, but for what outgrew its
+    /// log, and the notes of others stay. Only while nobody has it open.
     ///
     /// # Errors
     /// When the disk fails.

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -189,6 +189,15 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, ViewError> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Fills `bytes`; `false`: the file ends before.
+pub fn fill(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(bytes) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(err) => Err(err),
+    }
 }
 
 /// Writes a file so that a crash leaves either the old one or the new one.

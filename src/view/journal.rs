@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::bytes::{Reader, put_varint};
 use super::error::{ViewError, io_error};
-use super::folder::files;
+use super::folder::{files, fill};
 
 const MAGIC: &[u8; 16] = b"optgate journal\x01";
 /// Once this much waits, it is time to write it.
@@ -250,15 +250,6 @@ fn next_frame(file: &mut impl Read, content: &mut Vec<u8>) -> io::Result<bool> {
     }
     content.resize(len as usize, 0);
     Ok(fill(file, content)? && crc32c::crc32c(content) == crc)
-}
-
-/// Fills `bytes`; `false`: the file ends before.
-fn fill(file: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
-    match file.read_exact(bytes) {
-        Ok(()) => Ok(true),
-        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(err) => Err(err),
-    }
 }
 
 #[cfg(test)]

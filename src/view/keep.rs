@@ -130,7 +130,7 @@ impl Inner {
         Ok(true)
     }
 
-    /// Gives shards to the store, in turn, until the log is within its bounds; `false`: it was cut short.
+    /// Gives shards to the store, the fullest first, until the log is within its bounds; `false`: it was cut short.
     fn make_room(&self, stored: &mut Meta, log: &mut UsageLog, pace: Pace) -> Result<bool, ViewError> {
         let max = u64::from(self.config.usage_persons_max);
         if log.bytes() > LOG_BYTES_MAX && log.is_mostly_old() && !self.renew(log, pace)? {
