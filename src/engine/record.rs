@@ -356,6 +356,7 @@ impl Inner {
             recorded: self.clock.now(),
             request: mark,
             rules_version: self.book().version().to_owned(),
+            taken_in_by_edge: false,
             changes: recorded.changes,
         };
         self.append_event(event, &personal, request.wants_replicated, turn).await

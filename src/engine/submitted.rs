@@ -3,21 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::{Ack, Entry};
+use crate::ledger::Entry;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry};
 use crate::policy::ids::EventId;
-use crate::policy::recorder::late::Late;
 
 use super::carry_on::carry_on;
 use super::codec;
 use super::edge::Numbered;
 use super::error::EngineError;
-use super::people::LINKS_MAX;
 use super::record::suppresses;
 use super::{Engine, Inner};
-
-/// From this age on an event comes late: what was recorded after it may have a lower number.
-const LATE_FROM_MS: u64 = 1_000;
 
 /// What an edge took in.
 pub struct TakenIn {
@@ -88,11 +83,7 @@ impl Inner {
             let taken = known.taken_as(mark);
             #[cfg(sabotage)]
             let taken = taken.filter(|_| !crate::sabotage::is("resubmitted-numbered-anew"));
-            if let Some(taken) = taken.copied() {
-                // An earlier try may have ended before all that follows it was said.
-                for restated in self.later_than(&event, age_ms, Some(taken.event))? {
-                    self.append_numbered(restated, None)?.await?;
-                }
+            if let Some(taken) = taken {
                 return Ok(taken.event);
             }
             if let Some(taken) = known.taken(mark.key) {
@@ -105,68 +96,11 @@ impl Inner {
         }
         self.leave_out_what_is_ahead(&mut event, age_ms);
         self.leave_out_doubtful_times(&mut event);
-        let restated = self.later_than(&event, age_ms, None)?;
-        let numbered = self.append_numbered(event, blob)?;
-        let restated = restated
-            .into_iter()
-            .map(|event| self.append_numbered(event, None))
-            .collect::<Result<Vec<_>, _>>();
-        let id = numbered.await?.id;
-        // Where one of them finds no room the edge tries again, and it is said then.
-        for restated in restated? {
-            restated.await?;
-        }
-        Ok(id)
-    }
-
-    fn append_numbered(&self, event: ConsentEvent, blob: Option<Vec<u8>>) -> Result<Ack, EngineError> {
+        // Its number tells nothing of what happened before it, whichever version the edge is of.
+        event.taken_in_by_edge = true;
         let priority = event.changes.iter().any(suppresses);
         let payload = codec::encode_entry(&LedgerEntry::Consent(event));
-        Ok(self.ledger()?.append(Entry { payload, blob, priority, bulk: false })?)
-    }
-
-    /// What is to be said once more behind `event`, which comes late, of everybody it is about.
-    ///
-    /// # Errors
-    /// When it cannot be told what was recorded.
-    fn later_than(
-        &self,
-        event: &ConsentEvent,
-        age_ms: u64,
-        numbered: Option<EventId>,
-    ) -> Result<Vec<ConsentEvent>, EngineError> {
-        if age_ms < LATE_FROM_MS || !event.changes.iter().any(suppresses) {
-            return Ok(Vec::new());
-        }
-        let book = self.book();
-        let rules = book.rules(event.business.as_str()).unwrap_or(book.defaults());
-        let now = self.clock.now();
-        let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
-        let by = self.ledger()?.own_origin();
-        let late = Late::taken_in(event, by, numbered, age_ms, rules, now);
-        let Some(late) = late else { return Ok(Vec::new()) };
-        let mut restated = Vec::new();
-        let (mut waiting, mut seen) = (event.subjects.clone(), Vec::new());
-        while let Some(who) = waiting.pop() {
-            if seen.contains(&who) || seen.len() >= LINKS_MAX {
-                continue;
-            }
-            seen.push(who);
-            let record = self.view.get(&who)?.record;
-            waiting.extend(&record.links);
-            let changes = late.said_again(&record);
-            if !changes.is_empty() {
-                restated.push(ConsentEvent {
-                    business: event.business.clone(),
-                    subjects: vec![who],
-                    recorded: now,
-                    request: None,
-                    rules_version: book.version().to_owned(),
-                    changes,
-                });
-            }
-        }
-        Ok(restated)
+        Ok(self.ledger()?.append(Entry { payload, blob, priority, bulk: false })?.await?.id)
     }
 
     /// An edge whose clock is ahead must not let an opt-in come after what it did not come after.

@@ -45,6 +45,10 @@ fn person() -> Address {
     Address::parse_phone("+4915123456789").unwrap()
 }
 
+fn other_address() -> Address {
+    Address::parse_phone("+4915123456780").unwrap()
+}
+
 fn rules() -> Rules {
     Rules {
         topics: [(offers(), Category::Marketing)].into(),
@@ -117,10 +121,21 @@ impl Node {
         report: Report,
         source: Source,
     ) -> Result<RecordAnswer, EngineError> {
+        self.try_record_of(recipient, Vec::new(), request_id, report, source).await
+    }
+
+    async fn try_record_of(
+        &self,
+        recipient: Address,
+        also: Vec<Address>,
+        request_id: &str,
+        report: Report,
+        source: Source,
+    ) -> Result<RecordAnswer, EngineError> {
         let request = RecordRequest {
             business: BusinessId::new("acme").unwrap(),
             recipient,
-            also: Vec::new(),
+            also,
             request_id: request_id.to_owned(),
             content: [1; 8],
             reports: vec![report],
@@ -146,6 +161,20 @@ impl Node {
     /// The person opts out; whoever vouches for it says when.
     async fn opts_out(&self, stated: Timestamp, source: Source) {
         self.record("opt-out", opt_out(stated), source).await;
+    }
+
+    /// A call, of which the person wants no more, shows that both addresses are the person's.
+    async fn links(&self, recipient: Address, other: Address) {
+        let report = OptOutReport {
+            channels: vec![Channel::Voice],
+            topics: Vec::new(),
+            categories: Vec::new(),
+            method: OptOutMethod::Spoken,
+            text: String::new(),
+            occurred: Some(self.clock.now()),
+        };
+        let report = Report::OptOut(report);
+        self.try_record_of(recipient, vec![other], "link", report, Source::Caller).await.unwrap();
     }
 
     /// Why a promotion may not be sent; `None`: it may.

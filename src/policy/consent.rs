@@ -8,66 +8,129 @@ use super::ids::{EventId, OriginId};
 use super::time::Timestamp;
 use super::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod};
 
-/// For each origin the highest sequence that an opt-in names.
+/// The most opt-outs of one origin and scope that can each be named alone; what was numbered before them is known as one that nobody can
+/// name, so that only time beats it.
+pub const ALONE_MAX: usize = 8;
+
+/// The opt-outs that an opt-in names: of each origin all up to a number, and some alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Covers(Vec<(OriginId, u64)>);
+pub struct Covers {
+    up_to: Vec<(OriginId, u64)>,
+    alone: Vec<EventId>,
+}
 
 impl Covers {
-    /// The highest sequence covered at `origin`; 0 where none is.
+    /// The highest sequence up to which all of `origin` is covered; 0 where nothing is.
     #[must_use]
     pub fn of(&self, origin: OriginId) -> u64 {
-        self.0.iter().find(|(at, _)| *at == origin).map_or(0, |(_, sequence)| *sequence)
+        self.up_to.iter().find(|(at, _)| *at == origin).map_or(0, |(_, sequence)| *sequence)
+    }
+
+    /// Whether what `mark` stands for is covered.
+    #[must_use]
+    pub fn has(&self, mark: &Mark) -> bool {
+        self.has_event(mark.id, mark.naming)
+    }
+
+    /// Whether an event that is named so is covered.
+    #[must_use]
+    pub fn has_event(&self, id: EventId, naming: Naming) -> bool {
+        match naming {
+            Naming::WithEarlier => self.of(id.origin) >= id.sequence,
+            Naming::Alone => self.alone.binary_search(&id).is_ok(),
+            Naming::Never => false,
+        }
+    }
+
+    /// Covers what `mark` stands for, if it can be named.
+    pub fn name(&mut self, mark: &Mark) {
+        match mark.naming {
+            Naming::WithEarlier => self.raise(mark.id),
+            Naming::Alone => self.name_alone(mark.id),
+            Naming::Never => {}
+        }
     }
 
     /// Covers `id` and what its origin numbered before it.
     pub fn raise(&mut self, id: EventId) {
-        match self.0.binary_search_by_key(&id.origin, |(origin, _)| *origin) {
-            Ok(at) => self.0[at].1 = self.0[at].1.max(id.sequence),
-            Err(at) => self.0.insert(at, (id.origin, id.sequence)),
+        match self.up_to.binary_search_by_key(&id.origin, |(origin, _)| *origin) {
+            Ok(at) => self.up_to[at].1 = self.up_to[at].1.max(id.sequence),
+            Err(at) => self.up_to.insert(at, (id.origin, id.sequence)),
         }
     }
 
-    /// Covers no more of `origin` than up to `highest`.
+    /// Covers `id` and nothing else.
+    pub fn name_alone(&mut self, id: EventId) {
+        if let Err(at) = self.alone.binary_search(&id) {
+            self.alone.insert(at, id);
+        }
+    }
+
+    /// Covers nothing of `origin` beyond `highest`.
     pub fn lower(&mut self, origin: OriginId, highest: u64) {
-        if let Ok(at) = self.0.binary_search_by_key(&origin, |(known, _)| *known) {
-            self.0[at].1 = self.0[at].1.min(highest);
-            if self.0[at].1 == 0 {
-                self.0.remove(at);
+        if let Ok(at) = self.up_to.binary_search_by_key(&origin, |(known, _)| *known) {
+            self.up_to[at].1 = self.up_to[at].1.min(highest);
+            if self.up_to[at].1 == 0 {
+                self.up_to.remove(at);
             }
         }
+        self.alone.retain(|id| id.origin != origin || id.sequence <= highest);
+    }
+
+    /// Covers nothing of `origin` but what is named alone.
+    pub fn forget_up_to(&mut self, origin: OriginId) {
+        self.up_to.retain(|(known, _)| *known != origin);
     }
 
     /// Covers all that `other` covers as well.
     pub fn join(&mut self, other: &Self) {
-        for id in other.iter() {
-            self.raise(id);
-        }
+        other.up_to().for_each(|id| self.raise(id));
+        other.alone().for_each(|id| self.name_alone(id));
     }
 
     /// Whether everything that `other` covers is covered here.
     #[must_use]
     pub fn includes(&self, other: &Self) -> bool {
-        other.iter().all(|id| self.of(id.origin) >= id.sequence)
+        other.up_to().all(|id| self.of(id.origin) >= id.sequence)
+            && other.alone().all(|id| self.alone.binary_search(&id).is_ok())
     }
 
-    /// The highest event covered at each origin.
-    pub fn iter(&self) -> impl Iterator<Item = EventId> {
-        self.0.iter().map(|&(origin, sequence)| EventId { origin, sequence })
+    /// The highest event at each origin up to which all is covered.
+    pub fn up_to(&self) -> impl ExactSizeIterator<Item = EventId> {
+        self.up_to.iter().map(|&(origin, sequence)| EventId { origin, sequence })
+    }
+
+    /// The events that are covered alone.
+    pub fn alone(&self) -> impl ExactSizeIterator<Item = EventId> {
+        self.alone.iter().copied()
     }
 
     /// Whether nothing is covered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.up_to.is_empty() && self.alone.is_empty()
     }
 }
 
+/// Covers each and what its origin numbered before it.
 impl FromIterator<EventId> for Covers {
     fn from_iter<I: IntoIterator<Item = EventId>>(ids: I) -> Self {
         let mut covers = Self::default();
         ids.into_iter().for_each(|id| covers.raise(id));
         covers
     }
+}
+
+/// What an opt-in comes after that names a mark's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Naming {
+    /// All that its origin numbered up to it: whoever recorded it numbered it, in the order of recording, and had all of that before eyes.
+    WithEarlier,
+    /// That event alone. An anchor numbered it for the edge that took it in, behind what may have happened after it; or it is of a linked
+    /// identifier, of which a caller may know that it is the same person's, and not what else it did.
+    Alone,
+    /// It cannot be named: it stands for more than [`ALONE_MAX`] of the former kind.
+    Never,
 }
 
 /// The opt-outs of one origin that came the same way, as one: their highest sequence and their latest
@@ -83,11 +146,15 @@ pub struct Mark {
     pub time: Timestamp,
     /// Where they are the person's own messages: the channel, and the latest of the provider's times.
     pub message: Option<(Channel, Timestamp)>,
+    /// What naming the event names.
+    pub naming: Naming,
 }
 
 impl Mark {
-    fn key(&self) -> (OriginId, Option<Channel>) {
-        (self.id.origin, self.message.map(|(channel, _)| channel))
+    /// What tells marks apart; an origin's marks lie together, those that stand alone in the order of their numbers.
+    fn key(&self) -> (OriginId, Naming, u64, Option<Channel>) {
+        let alone = if self.naming == Naming::Alone { self.id.sequence } else { 0 };
+        (self.id.origin, self.naming, alone, self.message.map(|(channel, _)| channel))
     }
 
     /// Whether a message of the person on `channel`, timed `at` by the provider, came after all of
@@ -96,6 +163,15 @@ impl Mark {
     pub fn precedes_message(&self, channel: Channel, at: Timestamp) -> bool {
         self.message.is_some_and(|(by, last)| by == channel && last < at)
     }
+
+    /// As who asks for another identifier of the person has it.
+    #[must_use]
+    pub fn of_link(self) -> Self {
+        match self.naming {
+            Naming::WithEarlier => Self { naming: Naming::Alone, ..self },
+            Naming::Alone | Naming::Never => self,
+        }
+    }
 }
 
 /// Opt-outs by origin and way. Judging those as one may deny more, never less.
@@ -103,8 +179,27 @@ impl Mark {
 pub struct Marks(Vec<Mark>);
 
 impl Marks {
-    /// Adds one.
+    /// Adds one. No more than [`ALONE_MAX`] of an origin stand alone: those with the highest numbers, whatever order they come in.
     pub fn add(&mut self, mark: Mark) {
+        self.gather(mark);
+        if mark.naming == Naming::Alone {
+            let first = |marks: &[Mark]| {
+                marks.partition_point(|known| known.key() < (mark.id.origin, Naming::Alone, 0, None))
+            };
+            let is_too_many = |marks: &[Mark], first: usize| {
+                marks
+                    .get(first + ALONE_MAX)
+                    .is_some_and(|last| last.id.origin == mark.id.origin && last.naming == Naming::Alone)
+            };
+            while is_too_many(&self.0, first(&self.0)) {
+                let eldest = self.0.remove(first(&self.0));
+                self.gather(Mark { naming: Naming::Never, ..eldest });
+            }
+        }
+    }
+
+    /// Adds one, to be looked at and not to be kept: without the bound.
+    pub fn gather(&mut self, mark: Mark) {
         match self.0.binary_search_by_key(&mark.key(), Mark::key) {
             Ok(at) => {
                 let known = &mut self.0[at];
@@ -127,7 +222,7 @@ impl Marks {
         other.0.iter().for_each(|mark| self.add(*mark));
     }
 
-    /// One mark per origin and way.
+    /// One mark per origin and way, but for those that stand alone.
     pub fn iter(&self) -> impl Iterator<Item = &Mark> {
         self.0.iter()
     }
@@ -182,7 +277,7 @@ impl OptIn {
         if crate::sabotage::is("forgotten-covers") {
             return by_time;
         }
-        self.covers.of(out.id.origin) >= out.id.sequence || by_time
+        self.covers.has(out) || by_time
     }
 
     /// Whether it has not ended at `now`.

@@ -1,7 +1,7 @@
 //! Consent events as the ledger keeps them: facts fixed by their recorder, without anything that
 //! names a person in clear. Evidence, texts and actors travel beside them, erasable.
 
-use super::consent::Covers;
+use super::consent::{Covers, Naming};
 use super::ids::{BusinessId, EventId, Identifier, OriginId, SenderId};
 use super::time::Timestamp;
 use super::types::{
@@ -31,8 +31,22 @@ pub struct ConsentEvent {
     pub request: Option<RequestMark>,
     /// The version of the rules it was judged by.
     pub rules_version: String,
+    /// An edge recorded it, and an anchor numbered it when it got there: what its origin numbered before may have happened after it.
+    pub taken_in_by_edge: bool,
     /// The changes, opt-outs first. They take effect together.
     pub changes: Vec<Change>,
+}
+
+impl ConsentEvent {
+    /// What an opt-in comes after that names this event.
+    #[must_use]
+    pub fn naming(&self) -> Naming {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("late-numbers-cover") {
+            return Naming::WithEarlier;
+        }
+        if self.taken_in_by_edge { Naming::Alone } else { Naming::WithEarlier }
+    }
 }
 
 /// One change.

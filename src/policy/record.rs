@@ -88,15 +88,16 @@ impl Record {
             self.take(Taken { request, event: id });
         }
         for change in &event.changes {
-            self.apply_change(id, event.recorded, change);
+            self.apply_change(id, event, change);
         }
     }
 
-    fn apply_change(&mut self, id: EventId, recorded: Timestamp, change: &Change) {
+    fn apply_change(&mut self, id: EventId, event: &ConsentEvent, change: &Change) {
+        let recorded = event.recorded;
         let allow = |kind, channel, until| Allowance { recorded, event: id, kind, channel, until };
         match change {
             Change::OptOut(out) => {
-                let mark = Mark { id, time: out.time, message: out.inbound };
+                let mark = Mark { id, time: out.time, message: out.inbound, naming: event.naming() };
                 for scope in &out.scopes {
                     let cell = self.cell_mut(scope);
                     #[cfg(sabotage)]
@@ -152,7 +153,7 @@ impl Record {
                 self.allow(allow(AboutKind::Question, Some(request.via), request.expire));
             }
             Change::Invalidate(invalidate) => {
-                let mark = Mark { id, time: invalidate.time, message: None };
+                let mark = Mark { id, time: invalidate.time, message: None, naming: event.naming() };
                 for scope in &invalidate.scopes {
                     self.cell_mut(scope).voids.add(mark);
                 }

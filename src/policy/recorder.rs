@@ -14,7 +14,6 @@ use super::time::{DAY_MS, Timestamp};
 use super::types::{Category, Channel, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope};
 
 mod answers;
-pub mod late;
 
 pub use answers::{confirm, join_program, renew};
 
@@ -325,7 +324,7 @@ fn opt_in_change(
         let covers = covers_of(&report.supersedes, known, recorded);
         #[cfg(sabotage)]
         let covers = if crate::sabotage::is("covers-on-arrival") {
-            marks(known).map(|mark| mark.id).collect()
+            standing::marks(known).map(|mark| mark.id).collect()
         } else {
             covers
         };
@@ -367,8 +366,9 @@ type BoundScope = (Scope, Option<Category>);
 
 /// The scopes with what the opt-in covers in each.
 ///
-/// Where something that an origin numbered is known and ends the opt-in all the same, nothing of that origin is covered: it would be in vain
-/// here, and where that is not known yet it would beat what it did not come after, if a late opt-out was named (see [`late`]).
+/// Where something that an origin numbered is known and ends the opt-in all the same, nothing of that origin is covered up to a number: it
+/// would be in vain here, and where that is not known yet it would beat what it did not come after, if the one that was named had been
+/// reported late.
 fn by_covers(
     scopes: Vec<BoundScope>,
     covers: &Covers,
@@ -378,18 +378,15 @@ fn by_covers(
 ) -> Vec<(Covers, Vec<BoundScope>)> {
     let mut grouped: Vec<(Covers, Vec<BoundScope>)> = Vec::new();
     for (scope, within) in scopes {
-        let here = match scope.channel {
-            Some(channel) if !covers.is_empty() => {
-                let mut subject = state::subject(&scope.purpose, channel, rules);
-                subject.category = within.unwrap_or(subject.category);
-                let against = standing::against(known.iter().copied(), &subject, rules);
-                let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
-                let ends = |mark: &Mark| covers.of(mark.id.origin) < mark.id.sequence && mark.time >= before;
-                let is_vain = |id: &EventId| marks().any(|mark| mark.id.origin == id.origin && ends(mark));
-                covers.iter().filter(|id| !is_vain(id)).collect()
-            }
-            _ => covers.clone(),
-        };
+        let mut here = covers.clone();
+        if let Some(channel) = scope.channel.filter(|_| !covers.is_empty()) {
+            let mut subject = state::subject(&scope.purpose, channel, rules);
+            subject.category = within.unwrap_or(subject.category);
+            let against = standing::against(known.iter().copied(), &subject, rules);
+            let marks = against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
+            let ends = |mark: &&Mark| !covers.has(mark) && mark.time >= before;
+            marks.filter(ends).for_each(|mark| here.forget_up_to(mark.id.origin));
+        }
         #[cfg(sabotage)]
         let here = if crate::sabotage::is("covers-in-vain") { covers.clone() } else { here };
         match grouped.iter_mut().find(|(covers, _)| *covers == here) {
@@ -408,32 +405,27 @@ fn expiry(stated: Option<Timestamp>, occurred: Timestamp, rules: &Rules) -> Opti
     }
 }
 
-/// The covers of named opt-outs. A name counts only up to what is known here of its origin: nobody
-/// can act after an opt-out that has not happened.
+/// The covers of named opt-outs. A name counts only up to what is known here of its origin: nobody can act after an opt-out that has not
+/// happened. It stands for more than itself only where it is one that this node shows, so that whoever named it had all of that before eyes.
 fn covers_of(named: &[EventId], known: &[Known<'_>], recorded: &mut Recorded) -> Covers {
     let mut covers = Covers::default();
     for id in named {
-        let highest =
-            marks(known).filter(|mark| mark.id.origin == id.origin).map(|mark| mark.id.sequence).max();
-        match highest {
-            Some(highest) if id.sequence <= highest => covers.raise(*id),
-            _ => recorded
+        let of_origin = || standing::marks(known).filter(|mark| mark.id.origin == id.origin);
+        if of_origin().all(|mark| mark.id.sequence < id.sequence) {
+            recorded
                 .warnings
-                .push(format!("`supersedes` names {id}, which is no opt-out of this person here")),
+                .push(format!("`supersedes` names {id}, which is no opt-out of this person here"));
+        } else if of_origin().any(|mark| mark.id == *id) {
+            of_origin().filter(|mark| mark.id == *id).for_each(|mark| covers.name(&mark));
+        } else {
+            covers.name_alone(*id);
         }
     }
     covers
 }
 
-fn marks<'a>(known: &'a [Known<'a>]) -> impl Iterator<Item = &'a Mark> {
-    known
-        .iter()
-        .flat_map(|known| &known.record.cells)
-        .flat_map(|(_, cell)| cell.outs.iter().chain(cell.imported_outs.iter()).chain(cell.voids.iter()))
-}
-
 fn late_supersedes(covers: &Covers, known: &[Known<'_>], at_latest: Timestamp) -> bool {
-    marks(known).any(|mark| covers.of(mark.id.origin) >= mark.id.sequence && mark.time > at_latest)
+    standing::marks(known).any(|mark| covers.has(&mark) && mark.time > at_latest)
 }
 
 /// The opt-outs that hold in `scopes` and that `covers` does not name.
@@ -453,7 +445,7 @@ fn unsuperseded(
             continue;
         }
         let against = standing::against(known.iter().copied(), &subject, rules);
-        let unnamed = against.all_outs().filter(|(mark, _)| covers.of(mark.id.origin) < mark.id.sequence);
+        let unnamed = against.all_outs().filter(|(mark, _)| !covers.has(mark));
         missing.extend(unnamed.map(|(mark, _)| *mark));
     }
     missing
@@ -468,12 +460,14 @@ fn request_changes(
     let Some(via) = report.via else { return Vec::new() };
     let opt_in = &report.opt_in;
     let occurred = opt_in.occurred.unwrap_or(now).min(now);
+    let mut covers = Covers::default();
+    standing::marks(known).for_each(|mark| covers.name(&mark));
     let lapses = now.plus_ms(rules.pending_expires_after_ms);
     vec![Change::Request(Request {
         scopes: report::in_scopes(opt_in, rules),
         via,
         occurred,
-        covers: marks(known).map(|mark| mark.id).collect(),
+        covers,
         expire: report.expire.map_or(lapses, |expire| expire.min(lapses)),
         opt_in_expire: expiry(opt_in.expire, occurred, rules),
         consent_type: opt_in.consent_type,

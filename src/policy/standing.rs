@@ -22,6 +22,21 @@ pub enum Relation {
     Link,
 }
 
+impl Relation {
+    /// A mark of a record with this relation, as who asks has it: by its own number an opt-in names nothing of another identifier, which may
+    /// have come to be known as the person's only afterwards.
+    fn mark(self, mark: Mark) -> Mark {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("numbers-reach-links") {
+            return mark;
+        }
+        match self {
+            Self::Own | Self::Alias => mark,
+            Self::Link => mark.of_link(),
+        }
+    }
+}
+
 /// A record that bears on the person addressed.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
@@ -92,15 +107,25 @@ pub struct Against {
 impl Against {
     /// Adds what `other` holds.
     pub fn join(&mut self, other: &Self) {
-        self.outs.join(&other.outs);
-        self.imported_outs.join(&other.imported_outs);
-        self.voids.join(&other.voids);
+        let pairs = [
+            (&mut self.outs, &other.outs),
+            (&mut self.imported_outs, &other.imported_outs),
+            (&mut self.voids, &other.voids),
+        ];
+        for (marks, others) in pairs {
+            others.iter().for_each(|mark| marks.gather(*mark));
+        }
     }
 
-    fn add(&mut self, cell: &Cell) {
-        self.outs.join(&cell.outs);
-        self.imported_outs.join(&cell.imported_outs);
-        self.voids.join(&cell.voids);
+    fn add(&mut self, relation: Relation, cell: &Cell) {
+        let pairs = [
+            (&mut self.outs, &cell.outs),
+            (&mut self.imported_outs, &cell.imported_outs),
+            (&mut self.voids, &cell.voids),
+        ];
+        for (marks, found) in pairs {
+            found.iter().for_each(|mark| marks.gather(relation.mark(*mark)));
+        }
     }
 
     /// Whether nobody opted out.
@@ -151,12 +176,20 @@ pub fn touches(scope: &Scope, subject: &Subject<'_>, rules: &Rules) -> bool {
 #[must_use]
 pub fn against<'a>(known: impl Iterator<Item = Known<'a>>, subject: &Subject<'_>, rules: &Rules) -> Against {
     let mut against = Against::default();
-    for Known { record, .. } in known {
+    for Known { relation, record } in known {
         for (_, cell) in record.cells.iter().filter(|(scope, _)| touches(scope, subject, rules)) {
-            against.add(cell);
+            against.add(relation, cell);
         }
     }
     against
+}
+
+/// Every opt-out and invalidation that is known, whatever it reaches.
+pub fn marks<'a>(known: &'a [Known<'a>]) -> impl Iterator<Item = Mark> {
+    known.iter().flat_map(|Known { relation, record }| {
+        let all = |cell: &'a Cell| cell.outs.iter().chain(cell.imported_outs.iter()).chain(cell.voids.iter());
+        record.cells.iter().flat_map(move |(_, cell)| all(cell)).map(|mark| relation.mark(*mark))
+    })
 }
 
 /// Where the person stands towards a business-initiated `subject`.
@@ -257,7 +290,7 @@ fn pending(
 /// Whether a request still waits: no opt-out came after it.
 #[must_use]
 pub fn is_live(request: &super::consent::Request, against: &Against) -> bool {
-    let covered = |mark: &Mark| request.covers.of(mark.id.origin) >= mark.id.sequence;
+    let covered = |mark: &Mark| request.covers.has(mark);
     against.all_outs().all(|(mark, _)| covered(mark)) && against.voids.iter().all(covered)
 }
 
@@ -286,8 +319,9 @@ pub fn window_state(
 ) -> WindowState {
     let whole = |scope: &Scope| scope.purpose == Purpose::All && scope.channel.is_none_or(|at| at == channel);
     let mut outs = Against::default();
-    for Known { record, .. } in known {
-        record.cells.iter().filter(|(scope, _)| whole(scope)).for_each(|(_, cell)| outs.add(cell));
+    for Known { relation, record } in known {
+        let cells = record.cells.iter().filter(|(scope, _)| whole(scope));
+        cells.for_each(|(_, cell)| outs.add(*relation, cell));
     }
     let ended = outs.all_outs().any(|(mark, _)| {
         let reopened = window.and_then(|window| window.reopened);
@@ -311,7 +345,7 @@ fn comes_after(at: Timestamp, mark: &Mark, channel: Channel, margin_ms: SpanMs) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::consent::{Covers, Register};
+    use crate::policy::consent::{Covers, Naming, Register};
     use crate::policy::ids::OriginId;
     use crate::policy::types::{ConsentType, EvidenceGrade};
 
@@ -339,7 +373,7 @@ mod tests {
     fn through_a_link_an_opt_in_beats_no_opt_out() {
         let id = |sequence| EventId { origin: OriginId([1; 16]), sequence };
         let (mut left, mut joined) = (Cell::default(), Cell::default());
-        left.outs.add(Mark { id: id(1), time: Timestamp(1_000), message: None });
+        left.outs.add(Mark { id: id(1), time: Timestamp(1_000), message: None, naming: Naming::WithEarlier });
         joined.add_opt_in(OptIn {
             id: id(2),
             occurred: Timestamp(DAY_MS),

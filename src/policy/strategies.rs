@@ -88,7 +88,11 @@ fn bound_scope() -> impl Strategy<Value = (Scope, Option<Category>)> {
 
 /// Any set of covered opt-outs.
 pub(crate) fn covers() -> impl Strategy<Value = Covers> {
-    vec(event_id(), 0..4).prop_map(|ids| ids.into_iter().collect())
+    (vec(event_id(), 0..4), vec(event_id(), 0..3)).prop_map(|(up_to, alone)| {
+        let mut covers: Covers = up_to.into_iter().collect();
+        alone.into_iter().for_each(|id| covers.name_alone(id));
+        covers
+    })
 }
 
 /// Any opt-out; it reaches something.
@@ -206,15 +210,18 @@ fn request_mark() -> impl Strategy<Value = RequestMark> {
 
 /// Any consent event; it has a subject.
 pub(crate) fn consent_event() -> impl Strategy<Value = ConsentEvent> {
-    (business(), vec(subject(), 1..4), time(), of(request_mark()), "[a-z0-9:.-]{0,16}", vec(change(), 0..4))
-        .prop_map(|(business, subjects, recorded, request, rules_version, changes)| ConsentEvent {
+    let caller = (of(request_mark()), "[a-z0-9:.-]{0,16}", any::<bool>());
+    (business(), vec(subject(), 1..4), time(), caller, vec(change(), 0..4)).prop_map(
+        |(business, subjects, recorded, (request, rules_version, taken_in_by_edge), changes)| ConsentEvent {
             business,
             subjects,
             recorded,
             request,
             rules_version,
+            taken_in_by_edge,
             changes,
-        })
+        },
+    )
 }
 
 fn template() -> impl Strategy<Value = TemplateEntry> {

@@ -10,6 +10,7 @@ use super::world::{Clocks, MAX_STALENESS_MS, World};
 use crate::engine::ranges::Verdict;
 use crate::engine::{CheckAnswer, CheckRequest, Engine, Mode, RequestedContent};
 use crate::ledger::Head;
+use crate::policy::consent::Naming;
 use crate::policy::event::{Change, ConsentEvent};
 use crate::policy::ids::{EventId, OriginId};
 use crate::policy::types::{Category, Channel, Reason};
@@ -385,13 +386,15 @@ impl World {
                     let told = self.told.iter().filter(|(_, told)| told.event.subjects.contains(&who));
                     told.filter(|(id, _)| is_held(id))
                 };
-                let outs: Vec<EventId> =
-                    of_person().filter(|(_, told)| ends(&told.event, channel)).map(|(id, _)| *id).collect();
+                let outs: Vec<(EventId, Naming)> = of_person()
+                    .filter(|(_, told)| ends(&told.event, channel))
+                    .map(|(id, told)| (*id, told.event.naming()))
+                    .collect();
                 let names_all = of_person().find(|(_, told)| {
                     told.event.changes.iter().any(|change| match change {
                         Change::OptIn(opt_in) => {
                             opt_in.scopes.iter().any(|(scope, _)| scope.channel == Some(channel))
-                                && outs.iter().all(|out| opt_in.covers.of(out.origin) >= out.sequence)
+                                && outs.iter().all(|(id, naming)| opt_in.covers.has_event(*id, *naming))
                         }
                         _ => false,
                     })

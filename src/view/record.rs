@@ -13,9 +13,9 @@ use super::bytes::{Damage, Reader, Writer};
 use super::codes::{Code, optional, optional_of};
 use crate::ledger::Position;
 use crate::limits::FrequencyLog;
-use crate::policy::consent::{Cell, Covers, Mark, Marks, OptIn, Register, Request};
+use crate::policy::consent::{Cell, Covers, Mark, Marks, Naming, OptIn, Register, Request};
 use crate::policy::event::RequestMark;
-use crate::policy::ids::{Identifier, SenderId, TopicId};
+use crate::policy::ids::{EventId, Identifier, SenderId, TopicId};
 use crate::policy::record::{Allowance, Record, Taken};
 use crate::policy::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod, Purpose, Scope};
 use crate::policy::usage::{LastAllowed, Spent, Undone, Usage, Window};
@@ -60,11 +60,18 @@ mod cell {
 
 /// What an opt-in has.
 mod opt_in {
-    pub const COVERS: u8 = 1;
+    pub const UP_TO: u8 = 1;
     pub const BEFORE: u8 = 2;
     pub const EXPIRE: u8 = 4;
     pub const CONFIRMS: u8 = 8;
     pub const IMPORTED: u8 = 16;
+    pub const ALONE: u8 = 32;
+}
+
+/// What a request has, beside the number of its channel in the low half.
+mod request {
+    pub const OPT_IN_EXPIRE: u8 = 16;
+    pub const ALONE: u8 = 32;
 }
 
 impl Person {
@@ -365,7 +372,8 @@ fn put_cell(out: &mut Writer, cell: &Cell) {
         if !marks.is_empty() {
             out.count(marks.iter().count());
             for mark in marks.iter() {
-                out.byte(optional(mark.message.map(|(channel, _)| channel)));
+                let channel = optional(mark.message.map(|(channel, _)| channel));
+                out.byte(mark.naming.code() << 4 | channel);
                 out.event(mark.id);
                 out.time(mark.time);
                 mark.message.into_iter().for_each(|(_, time)| out.time(time));
@@ -400,22 +408,30 @@ fn take_cell(input: &mut Reader<'_>) -> Result<Cell, Damage> {
 fn take_marks(input: &mut Reader<'_>) -> Result<Marks, Damage> {
     let mut marks = Marks::default();
     for _ in 0..input.count()? {
-        let channel = optional_of(input.byte()?)?;
+        let packed = input.byte()?;
+        let (naming, channel) = (Naming::of(packed >> 4)?, optional_of(packed & 15)?);
         let (id, time) = (input.event()?, input.time()?);
         let message = channel.map(|channel| Ok((channel, input.time()?))).transpose()?;
-        marks.add(Mark { id, time, message });
+        marks.add(Mark { id, time, message, naming });
     }
     Ok(marks)
 }
 
-fn put_covers(out: &mut Writer, covers: &Covers) {
-    out.count(covers.iter().count());
-    covers.iter().for_each(|id| out.event(id));
+fn put_events(out: &mut Writer, events: impl ExactSizeIterator<Item = EventId>) {
+    out.count(events.len());
+    events.for_each(|id| out.event(id));
 }
 
-fn take_covers(input: &mut Reader<'_>) -> Result<Covers, Damage> {
+fn take_up_to(input: &mut Reader<'_>) -> Result<Covers, Damage> {
     let count = input.count()?;
     (0..count).map(|_| input.event()).collect()
+}
+
+fn take_alone(input: &mut Reader<'_>, covers: &mut Covers) -> Result<(), Damage> {
+    for _ in 0..input.count()? {
+        covers.name_alone(input.event()?);
+    }
+    Ok(())
 }
 
 fn put_terms(out: &mut Writer, consent_type: ConsentType, grade: EvidenceGrade, within: Option<Category>) {
@@ -429,7 +445,8 @@ fn take_terms(input: &mut Reader<'_>) -> Result<(ConsentType, EvidenceGrade, Opt
 
 fn put_opt_in(out: &mut Writer, opt_in: &OptIn) {
     out.byte(flags(&[
-        (opt_in::COVERS, opt_in.covers.is_empty()),
+        (opt_in::UP_TO, opt_in.covers.up_to().len() == 0),
+        (opt_in::ALONE, opt_in.covers.alone().len() == 0),
         (opt_in::BEFORE, opt_in.before.is_none()),
         (opt_in::EXPIRE, opt_in.expire.is_none()),
         (opt_in::CONFIRMS, opt_in.confirms.is_none()),
@@ -438,8 +455,11 @@ fn put_opt_in(out: &mut Writer, opt_in: &OptIn) {
     put_terms(out, opt_in.consent_type, opt_in.grade, opt_in.within);
     out.event(opt_in.id);
     out.time(opt_in.occurred);
-    if !opt_in.covers.is_empty() {
-        put_covers(out, &opt_in.covers);
+    if opt_in.covers.up_to().len() > 0 {
+        put_events(out, opt_in.covers.up_to());
+    }
+    if opt_in.covers.alone().len() > 0 {
+        put_events(out, opt_in.covers.alone());
     }
     opt_in.before.into_iter().for_each(|before| out.time(before));
     opt_in.expire.into_iter().for_each(|expire| out.time(expire));
@@ -449,10 +469,15 @@ fn put_opt_in(out: &mut Writer, opt_in: &OptIn) {
 fn take_opt_in(input: &mut Reader<'_>) -> Result<OptIn, Damage> {
     let has = input.byte()?;
     let (consent_type, grade, within) = take_terms(input)?;
+    let (id, occurred) = (input.event()?, input.time()?);
+    let mut covers = if has & opt_in::UP_TO != 0 { take_up_to(input)? } else { Covers::default() };
+    if has & opt_in::ALONE != 0 {
+        take_alone(input, &mut covers)?;
+    }
     Ok(OptIn {
-        id: input.event()?,
-        occurred: input.time()?,
-        covers: if has & opt_in::COVERS != 0 { take_covers(input)? } else { Covers::default() },
+        id,
+        occurred,
+        covers,
         before: if has & opt_in::BEFORE != 0 { Some(input.time()?) } else { None },
         expire: if has & opt_in::EXPIRE != 0 { Some(input.time()?) } else { None },
         confirms: if has & opt_in::CONFIRMS != 0 { Some(input.event()?) } else { None },
@@ -465,26 +490,39 @@ fn take_opt_in(input: &mut Reader<'_>) -> Result<OptIn, Damage> {
 
 fn put_request(out: &mut Writer, request: &Request) {
     put_terms(out, request.consent_type, request.grade, request.within);
-    out.byte(u8::from(request.opt_in_expire.is_some()) << 4 | request.via.code());
+    let has = flags(&[
+        (request::OPT_IN_EXPIRE, request.opt_in_expire.is_none()),
+        (request::ALONE, request.covers.alone().len() == 0),
+    ]);
+    out.byte(has | request.via.code());
     out.byte(request.method.code());
     out.event(request.id);
     out.time(request.occurred);
-    put_covers(out, &request.covers);
+    put_events(out, request.covers.up_to());
+    if request.covers.alone().len() > 0 {
+        put_events(out, request.covers.alone());
+    }
     out.time(request.expire);
     request.opt_in_expire.into_iter().for_each(|expire| out.time(expire));
 }
 
 fn take_request(input: &mut Reader<'_>) -> Result<Request, Damage> {
     let (consent_type, grade, within) = take_terms(input)?;
-    let packed = input.byte()?;
+    let has = input.byte()?;
+    let (via, method) = (Channel::of(has & 15)?, OptInMethod::of(input.byte()?)?);
+    let (id, occurred) = (input.event()?, input.time()?);
+    let mut covers = take_up_to(input)?;
+    if has & request::ALONE != 0 {
+        take_alone(input, &mut covers)?;
+    }
     Ok(Request {
-        via: Channel::of(packed & 15)?,
-        method: OptInMethod::of(input.byte()?)?,
-        id: input.event()?,
-        occurred: input.time()?,
-        covers: take_covers(input)?,
+        via,
+        method,
+        id,
+        occurred,
+        covers,
         expire: input.time()?,
-        opt_in_expire: if packed >> 4 != 0 { Some(input.time()?) } else { None },
+        opt_in_expire: if has & request::OPT_IN_EXPIRE != 0 { Some(input.time()?) } else { None },
         within,
         grade,
         consent_type,

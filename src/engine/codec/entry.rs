@@ -135,19 +135,29 @@ fn at(recorded: Timestamp, offset_ms: i64) -> Timestamp {
 // --- consent events
 
 fn write_event(event: &ConsentEvent) -> pb::ConsentEvent {
-    let ConsentEvent { business, subjects, recorded, request, rules_version, changes } = event;
+    let ConsentEvent { business, subjects, recorded, request, rules_version, taken_in_by_edge, changes } =
+        event;
     pb::ConsentEvent {
         business: business.as_str().into(),
         subjects: subjects.iter().map(|subject| subject.0.to_vec()).collect(),
         recorded_ms: recorded.0,
         request: request.map(|RequestMark { key, content }| [key, content].concat()).unwrap_or_default(),
         rules_version: rules_version.clone(),
+        taken_in_by_edge: *taken_in_by_edge,
         changes: changes.iter().map(|change| write_change(change, *recorded)).collect(),
     }
 }
 
 fn read_event(event: pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
-    let pb::ConsentEvent { business, subjects, recorded_ms, request, rules_version, changes } = event;
+    let pb::ConsentEvent {
+        business,
+        subjects,
+        recorded_ms,
+        request,
+        rules_version,
+        taken_in_by_edge,
+        changes,
+    } = event;
     let recorded = Timestamp(recorded_ms);
     Ok(ConsentEvent {
         business: read_business(&business)?,
@@ -155,13 +165,22 @@ fn read_event(event: pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
         recorded,
         request: if request.is_empty() { None } else { Some(read_request_mark(&request)?) },
         rules_version,
+        taken_in_by_edge,
         changes: changes.into_iter().map(|change| read_change(change, recorded)).collect::<Result<_, _>>()?,
     })
 }
 
 /// The opt-outs of an event and nothing else. Whose they are must be known; the rest can only widen.
 fn read_opt_outs(event: &pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
-    let pb::ConsentEvent { business, subjects, recorded_ms, request, rules_version, changes } = event;
+    let pb::ConsentEvent {
+        business,
+        subjects,
+        recorded_ms,
+        request,
+        rules_version,
+        taken_in_by_edge,
+        changes,
+    } = event;
     let recorded = Timestamp(*recorded_ms);
     Ok(ConsentEvent {
         business: read_business(business)?,
@@ -169,6 +188,7 @@ fn read_opt_outs(event: &pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault>
         recorded,
         request: read_request_mark(request).ok(),
         rules_version: rules_version.clone(),
+        taken_in_by_edge: *taken_in_by_edge,
         changes: changes
             .iter()
             .filter_map(opt_out_of)
@@ -314,7 +334,8 @@ fn write_opt_in(opt_in: &OptIn, recorded: Timestamp) -> pb::OptIn {
     pb::OptIn {
         scopes: scopes.iter().map(|(scope, within)| write_scope(scope, *within)).collect(),
         occurred_offset_ms: offset(recorded, *occurred),
-        covers: covers.iter().map(write_event_id).collect(),
+        covers: covers.up_to().map(write_event_id).collect(),
+        covers_alone: covers.alone().map(write_event_id).collect(),
         before_offset_ms: before.map(|before| offset(recorded, before)),
         imported: *imported,
         expire_offset_ms: expire.map(|expire| offset(recorded, expire)),
@@ -331,6 +352,7 @@ fn read_opt_in(opt_in: pb::OptIn, recorded: Timestamp) -> Result<OptIn, PayloadF
         scopes,
         occurred_offset_ms,
         covers,
+        covers_alone,
         before_offset_ms,
         imported,
         expire_offset_ms,
@@ -343,7 +365,7 @@ fn read_opt_in(opt_in: pb::OptIn, recorded: Timestamp) -> Result<OptIn, PayloadF
     Ok(OptIn {
         scopes: scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
         occurred: at(recorded, occurred_offset_ms),
-        covers: read_covers(&covers)?,
+        covers: read_covers(&covers, &covers_alone)?,
         before: before_offset_ms.map(|before| at(recorded, before)),
         imported,
         expire: expire_offset_ms.map(|expire| at(recorded, expire)),
@@ -362,7 +384,8 @@ fn write_request(request: &Request, recorded: Timestamp) -> pb::Request {
         scopes: scopes.iter().map(|(scope, within)| write_scope(scope, *within)).collect(),
         via: via.number(),
         occurred_offset_ms: offset(recorded, *occurred),
-        covers: covers.iter().map(write_event_id).collect(),
+        covers: covers.up_to().map(write_event_id).collect(),
+        covers_alone: covers.alone().map(write_event_id).collect(),
         expire_offset_ms: offset(recorded, *expire),
         opt_in_expire_offset_ms: opt_in_expire.map(|expire| offset(recorded, expire)),
         consent_type: consent_type.number(),
@@ -377,6 +400,7 @@ fn read_request(request: pb::Request, recorded: Timestamp) -> Result<Request, Pa
         via,
         occurred_offset_ms,
         covers,
+        covers_alone,
         expire_offset_ms,
         opt_in_expire_offset_ms,
         consent_type,
@@ -387,7 +411,7 @@ fn read_request(request: pb::Request, recorded: Timestamp) -> Result<Request, Pa
         scopes: scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
         via: Channel::read(via, "via")?,
         occurred: at(recorded, occurred_offset_ms),
-        covers: read_covers(&covers)?,
+        covers: read_covers(&covers, &covers_alone)?,
         expire: at(recorded, expire_offset_ms),
         opt_in_expire: opt_in_expire_offset_ms.map(|expire| at(recorded, expire)),
         consent_type: ConsentType::read(consent_type, "consent_type")?,
@@ -466,8 +490,12 @@ fn read_event_id(id: &pb::EventId, field: &'static str) -> Result<EventId, Paylo
     Ok(EventId { origin: OriginId(read_bytes(origin, field)?), sequence: *sequence })
 }
 
-fn read_covers(covers: &[pb::EventId]) -> Result<Covers, PayloadFault> {
-    covers.iter().map(|id| read_event_id(id, "covers")).collect()
+fn read_covers(up_to: &[pb::EventId], alone: &[pb::EventId]) -> Result<Covers, PayloadFault> {
+    let mut covers: Covers = up_to.iter().map(|id| read_event_id(id, "covers")).collect::<Result<_, _>>()?;
+    for id in alone {
+        covers.name_alone(read_event_id(id, "covers_alone")?);
+    }
+    Ok(covers)
 }
 
 fn read_business(text: &str) -> Result<BusinessId, PayloadFault> {

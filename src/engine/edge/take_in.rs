@@ -43,6 +43,7 @@ impl Inner {
             // By it an anchor knows an item that comes again.
             event.request.get_or_insert(random_mark(edge, self.clock.now().0));
             leave_out_provisional(event, OriginId(edge.identity()));
+            event.taken_in_by_edge = true;
             same = edge.same_request(event, had_id);
         }
         let mut outcome = match same {
@@ -126,7 +127,7 @@ fn leave_out_provisional(event: &mut ConsentEvent, provisional: OriginId) {
             Change::Request(request) => &mut request.covers,
             _ => continue,
         };
-        *covers = covers.iter().filter(|id| id.origin != provisional).collect();
+        covers.lower(provisional, 0);
     }
 }
 

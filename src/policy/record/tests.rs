@@ -13,6 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::consent::{ALONE_MAX, Marks, Naming};
 use crate::policy::ids::OriginId;
 use crate::policy::strategies;
 use crate::policy::types::{ConsentType, Purpose};
@@ -54,6 +55,10 @@ fn events(max: usize) -> impl Strategy<Value = Vec<Numbered>> {
             })
             .collect()
     })
+}
+
+fn naming() -> impl Strategy<Value = Naming> {
+    proptest::sample::select(vec![Naming::WithEarlier, Naming::Alone, Naming::Never])
 }
 
 fn record_of<'a>(events: impl IntoIterator<Item = &'a Numbered>) -> Record {
@@ -146,7 +151,7 @@ proptest! {
     #[test]
     fn a_dropped_opt_in_is_not_missed(
         opt_ins in vec(strategies::opt_in(), 1..6),
-        outs in vec((strategies::event_id(), strategies::time(), any::<bool>()), 0..4),
+        outs in vec((strategies::event_id(), strategies::time(), naming(), any::<bool>()), 0..4),
         now in strategies::time(),
     ) {
         let mut cell = Cell::default();
@@ -171,7 +176,7 @@ proptest! {
             .collect();
         all.iter().for_each(|opt_in| cell.add_opt_in(opt_in.clone()));
         let marks: Vec<(Mark, bool)> =
-            outs.into_iter().map(|(id, time, imported)| (Mark { id, time, message: None }, imported)).collect();
+            outs.into_iter().map(|(id, time, naming, imported)| (Mark { id, time, message: None, naming }, imported)).collect();
         let permits = |opt_in: &OptIn| {
             opt_in.lasts_at(now) && marks.iter().all(|(mark, imported)| opt_in.beats(mark, *imported))
         };
@@ -201,5 +206,39 @@ proptest! {
         prop_assert_eq!(last.time, registers.iter().map(|register| register.time).max().unwrap());
         let at_last = registers.iter().filter(|register| register.time == last.time);
         prop_assert_eq!(last.suppresses, at_last.into_iter().any(|register| register.suppresses));
+    }
+
+    /// Of many that stand alone the highest stay, and the others are never forgotten, in whatever parts and order they come.
+    #[test]
+    fn no_more_opt_outs_stand_alone_than_are_told_apart(
+        (outs, again, split) in vec((0..30_u64, strategies::time(), any::<bool>()), 0..40).prop_flat_map(|outs| {
+            let len = outs.len();
+            (Just(outs.clone()), Just(outs).prop_shuffle(), vec(any::<bool>(), len))
+        }),
+    ) {
+        let mark = |(sequence, time, by_message): (u64, Timestamp, bool)| Mark {
+            id: EventId { origin: OriginId([1; 16]), sequence },
+            time,
+            message: by_message.then_some((Channel::Sms, time)),
+            naming: Naming::Alone,
+        };
+        let (mut all, mut shuffled, mut joined, mut other) =
+            (Marks::default(), Marks::default(), Marks::default(), Marks::default());
+        outs.iter().for_each(|out| all.add(mark(*out)));
+        again.iter().for_each(|out| shuffled.add(mark(*out)));
+        for (out, left) in again.iter().zip(split) {
+            if left { joined.add(mark(*out)) } else { other.add(mark(*out)) }
+        }
+        joined.join(&other);
+        prop_assert_eq!(&all, &shuffled);
+        prop_assert_eq!(&all, &joined);
+        let alone = all.iter().filter(|mark| mark.naming == Naming::Alone).count();
+        prop_assert!(alone <= ALONE_MAX);
+        let latest = |marks: &[Timestamp]| marks.iter().copied().max();
+        let kept: Vec<Timestamp> = all.iter().map(|mark| mark.time).collect();
+        let told: Vec<Timestamp> = outs.iter().map(|(_, time, _)| *time).collect();
+        prop_assert_eq!(latest(&kept), latest(&told));
+        let distinct: std::collections::BTreeSet<_> = outs.iter().map(|(sequence, _, by)| (*sequence, *by)).collect();
+        prop_assert_eq!(alone, distinct.len().min(ALONE_MAX));
     }
 }

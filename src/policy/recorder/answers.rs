@@ -1,7 +1,7 @@
 //! Opt-ins by which a person answers what was asked or offered before: a confirmation, START, a program's word or button.
 
 use super::{expiry, request_changes};
-use crate::policy::consent::{Covers, Mark};
+use crate::policy::consent::{Covers, Mark, Naming};
 use crate::policy::event::{self, Change, OptIn};
 use crate::policy::ids::EventId;
 use crate::policy::report::{self, OptInReport, RequestReport};
@@ -50,17 +50,21 @@ pub fn confirm(
 /// What of `against` a person's own message, timed `at` by the provider of `channel`, is shown to come after by
 /// that provider's order.
 ///
-/// Covering an event covers what its origin numbered before it; so an origin counts only where everything else
-/// that it numbered is older by more than the margin.
+/// Naming an event may name what its origin numbered before it; then it counts only where everything else
+/// that the origin numbered is older by more than the margin.
 fn covers_by_provider(against: &Against, channel: Channel, at: Timestamp, rules: &Rules) -> Covers {
     let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
     let precedes =
         |mark: &Mark| mark.precedes_message(channel, at) || mark.time < at.minus_ms(rules.clock_margin_ms);
+    let comes_with = |named: &Mark| {
+        let named = (named.naming == Naming::WithEarlier).then_some(named.id.origin);
+        marks().filter(move |other| other.naming == Naming::WithEarlier && Some(other.id.origin) == named)
+    };
+    let mut covers = Covers::default();
     marks()
-        .filter(|mark| mark.precedes_message(channel, at))
-        .filter(|mark| marks().filter(|other| other.id.origin == mark.id.origin).all(precedes))
-        .map(|mark| mark.id)
-        .collect()
+        .filter(|mark| mark.precedes_message(channel, at) && comes_with(mark).all(precedes))
+        .for_each(|mark| covers.name(mark));
+    covers
 }
 
 /// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else did.
@@ -93,7 +97,7 @@ pub fn renew(
                 continue;
             }
             let mut covers = ended.covers.clone();
-            by.iter().for_each(|mark| covers.raise(mark.id));
+            by.iter().for_each(|mark| covers.name(mark));
             // A START repeats what was agreed to; it does not lengthen it.
             match renewed.iter_mut().find(|opt_in| opt_in.renews == Some(ended.id)) {
                 Some(opt_in) => {

@@ -8,11 +8,9 @@
 use std::rc::Rc;
 
 use super::script::{MARGIN_MS, Naming, Reported, SUBJECTS, What, topic};
-use crate::policy::consent::Covers;
 use crate::policy::event::{Change, ConsentEvent, RequestMark};
 use crate::policy::ids::{BusinessId, EventId, Identifier, OriginId, TopicId};
 use crate::policy::record::Record;
-use crate::policy::recorder::late::Late;
 use crate::policy::rules::Rules;
 use crate::policy::standing::{self, Known, Relation, Standing, Subject};
 use crate::policy::time::{MINUTE_MS, SECOND_MS, Timestamp};
@@ -93,11 +91,7 @@ struct Told {
     act: usize,
     by: usize,
     event: ConsentEvent,
-    /// The step in which a node took it in.
-    taken_in: usize,
     recorded_ms: i64,
-    /// It only says something once more, behind a late one, with which it is relayed.
-    says_again: bool,
     named: Vec<EventId>,
     /// What its recorder knew.
     knowing: Vector,
@@ -128,7 +122,7 @@ enum Step {
     Acts(usize),
     Silence,
     Reported { act: usize, at: usize, knowing: Vector, made: Option<EventId> },
-    Numbered { act: usize, by: usize, knowing: Vector, made: Vec<EventId> },
+    Numbered { act: usize, by: usize, knowing: Vector, made: Option<EventId> },
 }
 
 /// One moment of one run.
@@ -226,16 +220,15 @@ impl State {
     }
 
     /// The vectors from `floor` on; of `own` all that there is.
-    fn vectors(&self, floor: &Vector, own: Option<usize>, whole: bool) -> Vec<Vector> {
+    fn vectors(&self, floor: &Vector, own: Option<usize>) -> Vec<Vector> {
         let mut vectors = vec![[0; ANCHORS_MAX]];
         for anchor in 0..ANCHORS_MAX {
             let told = &self.told[anchor];
             let from = if own == Some(anchor) { told.len() } else { floor[anchor] };
-            let may_end = |at: usize| !whole || told.get(at).is_none_or(|next| !next.says_again);
             vectors = vectors
                 .iter()
                 .flat_map(|vector| {
-                    (from..=told.len()).filter(|at| may_end(*at)).map(|at| {
+                    (from..=told.len()).map(|at| {
                         let mut vector = *vector;
                         vector[anchor] = at;
                         vector
@@ -256,10 +249,10 @@ impl State {
     }
 
     /// Appends at `anchor`, and works out every record that a node may have from then on, each in every order of relaying.
-    fn append(&mut self, anchor: usize, told: Told) -> Result<EventId, String> {
-        self.told[anchor].push(Rc::new(told));
+    fn append(&mut self, anchor: usize, told: Rc<Told>) -> Result<EventId, String> {
+        self.told[anchor].push(told);
         let newest = self.told[anchor].len();
-        for vector in self.vectors(&[0; ANCHORS_MAX], Some(anchor), false) {
+        for vector in self.vectors(&[0; ANCHORS_MAX], Some(anchor)) {
             let mut found: Option<Records> = None;
             for last in (0..ANCHORS_MAX).filter(|last| vector[*last] > 0) {
                 let mut before = vector;

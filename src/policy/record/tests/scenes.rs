@@ -4,10 +4,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::SUBJECT;
 use super::script::{self, Act, Arrival, CLOCKS, Grant, MARGIN_MS, Naming, Reach, Script, What};
 use super::world::{Clocks, World};
-use crate::policy::event::{Change, Invalidate, OptOut};
-use crate::policy::ids::{EventId, OriginId};
+use crate::policy::event::{Change, ConsentEvent, Invalidate, OptOut};
+use crate::policy::ids::{BusinessId, EventId, OriginId};
 use crate::policy::record::Record;
 use crate::policy::recorder::{self, Source};
 use crate::policy::report::Report;
@@ -156,8 +157,8 @@ fn recorded(record: &Record, occurred: Timestamp, named: EventId) -> Vec<Change>
     recorder::record(&[report], &known, Source::Caller, &script::rules(), now).unwrap().changes
 }
 
-/// The person opts out of everything, opts in again, and is then found never to have agreed on WhatsApp. The opt-out came late, so the
-/// finding is said again behind it; the opt-in names the opt-out, and reaches a node that knows of the finding alone.
+/// The person opts out of everything, opts in again, and is then found never to have agreed on WhatsApp. The opt-out is reported behind the
+/// finding, which is reported again; the opt-in names the opt-out, and reaches a node that knows of the finding alone.
 #[test]
 fn an_opt_in_in_vain_covers_nothing_that_is_not_known_yet() {
     let at = |minutes: i64| Timestamp(1_760_000_000_000).plus_ms(minutes * MINUTE_MS);
@@ -178,15 +179,26 @@ fn an_opt_in_in_vain_covers_nothing_that_is_not_known_yet() {
         method: OptOutMethod::WebForm,
         confirm_until: None,
     });
+    let said = |changes: &[Change]| ConsentEvent {
+        business: BusinessId::new("acme").unwrap(),
+        subjects: vec![SUBJECT],
+        recorded: at(20),
+        request: None,
+        rules_version: String::new(),
+        taken_in_by_edge: false,
+        changes: changes.to_vec(),
+    };
     let mut by_then = Record::default();
     for (sequence, change) in [(1, &found), (2, &opt_out), (3, &found)] {
-        by_then.apply_change(id(sequence), at(20), change);
+        by_then.apply(id(sequence), &said(std::slice::from_ref(change)), &SUBJECT);
     }
     let changes = recorded(&by_then, at(4), id(2));
     let stands = |known: &[(u64, &Change)], channel| {
         let mut record = Record::default();
-        known.iter().for_each(|(sequence, change)| record.apply_change(id(*sequence), at(20), change));
-        changes.iter().for_each(|change| record.apply_change(opt_in_id, at(64), change));
+        for (sequence, change) in known {
+            record.apply(id(*sequence), &said(std::slice::from_ref(change)), &SUBJECT);
+        }
+        record.apply(opt_in_id, &said(&changes), &SUBJECT);
         let offers = script::topic("offers");
         let subject = Subject { channel, category: Category::Marketing, topic: Some(&offers) };
         let known = [Known { relation: Relation::Own, record: &record }];

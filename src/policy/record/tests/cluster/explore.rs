@@ -53,7 +53,7 @@ impl Explorer<'_> {
     fn report(&mut self, state: &State, act: usize, at: usize) -> Result<(), String> {
         let mut seen = Vec::new();
         let own = (at != EDGE).then_some(at);
-        for knowing in state.vectors(&state.knew[at], own, true) {
+        for knowing in state.vectors(&state.knew[at], own) {
             let Some(outcome) = self.outcome(state, act, at, &knowing)? else { continue };
             if seen.contains(&outcome) {
                 continue;
@@ -149,10 +149,8 @@ impl Explorer<'_> {
         let told = Told {
             act,
             by,
-            event: self.event(subjects, now, Some(mark_of(act)), changes),
-            taken_in: next.steps.len(),
+            event: self.event(subjects, now, mark_of(act), at == EDGE, changes),
             recorded_ms: next.now_ms,
-            says_again: false,
             named: outcome.named,
             knowing,
         };
@@ -161,7 +159,7 @@ impl Explorer<'_> {
             self.judge_edge(&next, &knowing, None)?;
             return Ok(next);
         }
-        let made = next.append(at, told).map_err(|wrong| self.told(state, &wrong))?;
+        let made = next.append(at, Rc::new(told)).map_err(|wrong| self.told(state, &wrong))?;
         next.knew[at][at] = next.told[at].len();
         next.last = Some((at, made));
         if let Some(Step::Reported { made: said, .. }) = next.steps.last_mut() {
@@ -175,19 +173,27 @@ impl Explorer<'_> {
         &self,
         subjects: Vec<Identifier>,
         recorded: Timestamp,
-        request: Option<RequestMark>,
+        request: RequestMark,
+        taken_in_by_edge: bool,
         changes: Vec<Change>,
     ) -> ConsentEvent {
         let business = self.rules.business_id.clone().unwrap_or_else(|| BusinessId::new("acme").unwrap());
-        ConsentEvent { business, subjects, recorded, request, rules_version: String::new(), changes }
+        ConsentEvent {
+            business,
+            subjects,
+            recorded,
+            request: Some(request),
+            rules_version: String::new(),
+            taken_in_by_edge,
+            changes,
+        }
     }
 
     fn take_in(&self, state: &mut State, mut told: Told) {
         for change in &mut told.event.changes {
             if let Change::OptIn(opt_in) = change {
                 // What only holds here has no number yet, so nothing can be said to come after it.
-                let numbered = opt_in.covers.iter().filter(|id| id.origin != PROVISIONAL);
-                opt_in.covers = numbered.collect::<Covers>();
+                opt_in.covers.lower(PROVISIONAL, 0);
             }
         }
         let suppresses = self.acts[told.act].what.ends_something();
@@ -201,72 +207,36 @@ impl Explorer<'_> {
         if !numbered.is_empty() && state.retries_left == 0 {
             return Ok(());
         }
-        let now_ms = state.now_ms + STEP_MS;
         for by in 0..self.bounds.anchors.min(state.anchors_used() + 1) {
             if numbered.iter().any(|id| anchor_of(*id) == by) {
                 continue;
             }
-            let now = self.at(FIRST_ANCHOR + by, now_ms);
             let mut seen = Vec::new();
-            for knowing in state.vectors(&state.knew[by], Some(by), true) {
-                let records = state.records(&knowing);
-                let taken = records[told.by].taken_as(mark_of(told.act)).map(|taken| taken.event);
-                let age_ms = now_ms - told.recorded_ms;
-                let own = Some(id_of(by, 1).origin);
-                let late = Late::taken_in(&told.event, own, taken, age_ms, self.rules, now);
-                let again: Vec<(usize, Vec<Change>)> = if self.acts[told.act].what.ends_something() {
-                    let known = known_of(records, told.by);
-                    let by = [told.by, 1 - told.by].into_iter().take(known.len());
-                    by.zip(known)
-                        .map(|(by, known)| {
-                            (by, late.map_or_else(Vec::new, |late| late.said_again(known.record)))
-                        })
-                        .collect()
-                } else {
-                    Vec::new()
-                };
-                let outcome = (taken, again);
-                if seen.contains(&outcome) {
+            for knowing in state.vectors(&state.knew[by], Some(by)) {
+                let taken =
+                    state.records(&knowing)[told.by].taken_as(mark_of(told.act)).map(|taken| taken.event);
+                if seen.contains(&taken) {
                     continue;
                 }
-                seen.push(outcome.clone());
-                let (_, again) = outcome;
-                let mut next =
-                    state.next(Step::Numbered { act: told.act, by, knowing, made: Vec::new() }, STEP_MS);
+                seen.push(taken);
+                let mut next = state.next(Step::Numbered { act: told.act, by, knowing, made: None }, STEP_MS);
                 next.reported = true;
                 next.retries_left -= usize::from(!numbered.is_empty());
                 next.knew[by] = knowing;
-                let mut made = Vec::new();
-                let first = match taken {
-                    Some(first) => first,
+                let id = match taken {
+                    Some(id) => id,
                     None => {
-                        let told = Told { event: told.event.clone(), named: told.named.clone(), ..**told };
-                        let first = next.append(by, told).map_err(|wrong| self.told(state, &wrong))?;
-                        made.push(first);
-                        first
+                        let made =
+                            next.append(by, Rc::clone(told)).map_err(|wrong| self.told(state, &wrong))?;
+                        next.knew[by][by] = next.told[by].len();
+                        if let Some(Step::Numbered { made: said, .. }) = next.steps.last_mut() {
+                            *said = Some(made);
+                        }
+                        self.judge_all(&next, by)?;
+                        made
                     }
                 };
-                next.outbox[item].numbered.push(first);
-                for (who, changes) in again.into_iter().filter(|(_, changes)| !changes.is_empty()) {
-                    let told = Told {
-                        act: told.act,
-                        by: who,
-                        event: self.event(vec![PERSON[who]], now, None, changes),
-                        taken_in: next.steps.len(),
-                        recorded_ms: next.now_ms,
-                        says_again: true,
-                        named: Vec::new(),
-                        knowing,
-                    };
-                    made.push(next.append(by, told).map_err(|wrong| self.told(state, &wrong))?);
-                }
-                next.knew[by][by] = next.told[by].len();
-                if let Some(Step::Numbered { made: said, .. }) = next.steps.last_mut() {
-                    said.clone_from(&made);
-                }
-                if !made.is_empty() {
-                    self.judge_all(&next, by)?;
-                }
+                next.outbox[item].numbered.push(id);
                 self.explore(&next)?;
             }
         }

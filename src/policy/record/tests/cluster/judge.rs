@@ -4,34 +4,28 @@ use super::*;
 
 impl Explorer<'_> {
     fn is_linked(&self, state: &State, vector: &Vector) -> bool {
-        state.events(vector).any(|(_, told)| self.acts[told.act].links && !told.says_again)
+        state.events(vector).any(|(_, told)| self.acts[told.act].links)
     }
 
     /// The events known at `vector` that end something for who is addressed `by` an identifier.
     fn ends<'s>(&self, state: &'s State, vector: &Vector, by: usize) -> Vec<(EventId, &'s Told)> {
         let linked = self.is_linked(state, vector);
-        let touches = |told: &Told| {
-            self.acts[told.act].what.touches()[0] && (told.by == by || linked) && !told.says_again
-        };
+        let touches = |told: &Told| self.acts[told.act].what.touches()[0] && (told.by == by || linked);
         state.events(vector).filter(|(_, told)| touches(told)).collect()
     }
 
-    /// What a caller who tells the truth may name: an id stands for all that its origin numbered up to it of the person, so that all of
-    /// those must precede the act. Of what came late from an edge the caller cannot know which numbers lie below it: there it stands for
-    /// what had been taken in by then.
+    /// What a caller who tells the truth may name: all that an id [stands for](stands_for) must precede the act, as far as the node knows that
+    /// it is of the same person.
     pub(super) fn honest_names(&self, state: &State, act: usize, knowing: &Vector) -> Vec<EventId> {
         let linked = self.is_linked(state, knowing);
         let by = self.acts[act].by;
         let ends = |told: &Told| self.acts[told.act].what.ends_something();
-        let stands_for = |id: EventId, named: &Told, other: EventId, told: &Told| {
-            other.origin == id.origin && other.sequence <= id.sequence && told.taken_in <= named.taken_in
-        };
         state
             .events(knowing)
             .filter(|(_, named)| ends(named) && (named.by == by || linked))
             .filter(|(id, named)| {
                 let mut all = state.events(knowing).filter(|(_, told)| ends(told));
-                all.all(|(other, told)| !stands_for(*id, named, other, told) || told.act < act)
+                all.all(|other| !stands_for((*id, named), other) || other.1.act < act)
             })
             .map(|(id, _)| id)
             .collect()
@@ -39,7 +33,7 @@ impl Explorer<'_> {
 
     /// Judges every answer that the newest event of `anchor` may bear on.
     pub(super) fn judge_all(&mut self, state: &State, anchor: usize) -> Result<(), String> {
-        for vector in state.vectors(&[0; ANCHORS_MAX], Some(anchor), true) {
+        for vector in state.vectors(&[0; ANCHORS_MAX], Some(anchor)) {
             let records = Rc::clone(state.records(&vector));
             self.judge(state, &vector, &records, false)?;
         }
@@ -56,7 +50,7 @@ impl Explorer<'_> {
         floor: &Vector,
         anchor: Option<usize>,
     ) -> Result<(), String> {
-        for vector in state.vectors(floor, anchor, true) {
+        for vector in state.vectors(floor, anchor) {
             if state.held(&vector).any(|(_, item)| item.held.is_some()) {
                 self.judge(state, &vector, &state.edges(&vector), true)?;
             }
@@ -126,27 +120,29 @@ impl Explorer<'_> {
     /// each origin it either names all, or came long after all.
     fn is_proven(&self, state: &State, vector: &Vector, by: usize, id: EventId, told: &Told) -> bool {
         let What::OptIn { grant, .. } = self.acts[told.act].what else { return false };
-        if !grant.permits()[0] || told.by != by || told.says_again {
+        if !grant.permits()[0] || told.by != by {
             return false;
         }
         let ends = self.ends(state, vector, by);
         let acted_ms = state.acted_ms[told.act];
-        let named = |end: EventId| {
-            told.named.iter().any(|name| name.origin == end.origin && name.sequence >= end.sequence)
+        let is_named = |end: (EventId, &Told)| {
+            let mut named = told.named.iter().filter(|name| includes(vector, **name));
+            named.any(|name| stands_for((*name, state.get(*name)), end))
         };
-        let all_named = |anchor: usize| {
-            let again = state.events(vector).filter(|(_, again)| again.says_again).map(|(id, _)| id);
-            let mut all = ends.iter().map(|(id, _)| *id).chain(again).filter(|end| anchor_of(*end) == anchor);
-            all.all(named)
-        };
-        let all_long_before = |anchor: usize| {
-            let mut of_anchor = ends.iter().filter(|(end, _)| anchor_of(*end) == anchor);
-            of_anchor.all(|(_, end)| self.is_long_before(state, end, acted_ms))
+        let is_long_before = |(_, end): (EventId, &Told)| self.is_long_before(state, end, acted_ms);
+        // What is judged as one is shown as one.
+        let together = |end: (EventId, &Told)| {
+            let others =
+                ends.iter().copied().filter(move |other| other.0 == end.0 || is_judged_with(*other, end));
+            others.collect::<Vec<_>>()
         };
         // Nor was anything known to its recorder that came after it: then it was in vain.
         let known = self.ends(state, &told.knowing, by);
         ends.iter().chain(&known).all(|(end, ended)| *end != id && ended.act < told.act)
-            && (0..ANCHORS_MAX).all(|anchor| all_named(anchor) || all_long_before(anchor))
+            && ends.iter().all(|end| {
+                let together = together(*end);
+                together.iter().all(|end| is_named(*end)) || together.iter().all(|end| is_long_before(*end))
+            })
     }
 
     fn is_long_before(&self, state: &State, end: &Told, acted_ms: i64) -> bool {
@@ -168,4 +164,16 @@ fn last_word(state: &State, id: EventId) -> usize {
         _ => None,
     });
     renewed.fold(told.act, usize::max)
+}
+
+/// Whether the marks of both are one: those that an anchor recorded itself, of one identifier.
+fn is_judged_with((a, told_a): (EventId, &Told), (b, told_b): (EventId, &Told)) -> bool {
+    let recorded_by_anchor = !told_a.event.taken_in_by_edge && !told_b.event.taken_in_by_edge;
+    recorded_by_anchor && a.origin == b.origin && told_a.by == told_b.by
+}
+
+/// Whether who names the first stands by the second as well: it is the same, or the anchor that recorded it had recorded the second
+/// before, of the same identifier.
+fn stands_for((named, told): (EventId, &Told), (other, other_told): (EventId, &Told)) -> bool {
+    named == other || is_judged_with((named, told), (other, other_told)) && other.sequence <= named.sequence
 }
