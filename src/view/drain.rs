@@ -37,7 +37,7 @@ const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub(super) const BUCKETS_PER_BREATH: usize = 32;
 /// Persons taken out of the overlay under one lock.
 pub(super) const PERSONS_PER_LOCK: usize = 64;
-/// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded.
+/// How long a sweep rests after so many buckets (about 0.3 ms of work) while the overlay is not crowded and the next sweep not due.
 const REST: Duration = Duration::from_millis(2);
 /// From this part of its bound on, the overlay is crowded and a sweep does not rest.
 const CROWDED_PERCENT: i64 = 85;
@@ -256,7 +256,9 @@ impl Inner {
         if self.journals_written.lock().elapsed() >= JOURNALS_AFTER {
             self.write_journals();
         }
-        if pace == Pace::Gentle && self.overlay_percent() < CROWDED_PERCENT {
+        // A start would have to read what waits for the sweep after this one, too.
+        let is_behind = || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
+        if pace == Pace::Gentle && self.overlay_percent() < CROWDED_PERCENT && !is_behind() {
             let mut wishes = self.wishes.lock();
             if !wishes.stop {
                 self.wake.wait_for(&mut wishes, REST);
