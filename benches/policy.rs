@@ -38,7 +38,7 @@ fn apply(record: &mut Record, id: EventId, change: Change) {
         recorded: NOW.minus_ms(600_000),
         request: None,
         rules_version: "1".into(),
-        taken_in_by_edge: false,
+        numbered_late: false,
         changes: vec![change],
     };
     record.apply(id, &event, &PERSON);

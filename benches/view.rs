@@ -48,7 +48,7 @@ fn opt_in(n: u64) -> ConsentEvent {
         recorded,
         request: Some(RequestMark { key: n.to_le_bytes(), content: [7; 8] }),
         rules_version: "1".into(),
-        taken_in_by_edge: false,
+        numbered_late: false,
         changes: vec![Change::OptIn(OptIn {
             scopes: vec![(Scope { channel: Some(Channel::Whatsapp), purpose: Purpose::Topic(topic) }, None)],
             occurred: recorded.minus_ms(60_000),

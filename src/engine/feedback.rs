@@ -324,7 +324,7 @@ impl Inner {
             recorded: now,
             request: None,
             rules_version: self.book().version().to_owned(),
-            taken_in_by_edge: false,
+            numbered_late: false,
             changes: vec![Change::Preference(preference)],
         };
         let personal = Personal { actor: "provider:".into(), ..Personal::default() };

@@ -125,7 +125,7 @@ impl Inner {
             recorded: now,
             request: mark,
             rules_version: book.version().to_owned(),
-            taken_in_by_edge: false,
+            numbered_late: false,
             changes: recorded.changes,
         };
         self.come_after_forks(&mut event);

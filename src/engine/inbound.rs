@@ -206,7 +206,7 @@ impl Inner {
                 recorded: now,
                 request: mark,
                 rules_version: book.version().to_owned(),
-                taken_in_by_edge: false,
+                numbered_late: false,
                 changes: meaning.changes,
             };
             event = Some(self.append_event(consent_event, &personal, None, &mut turn).await?);

@@ -43,8 +43,10 @@ pub fn others(view: &View, identity: &Identity, links: &[Identifier]) -> Result<
         return Ok(Vec::new());
     }
     let mut seen = vec![identity.own];
-    let mut waiting: Vec<(Relation, Identifier)> = links.iter().map(|link| (Relation::Link, *link)).collect();
-    waiting.extend(identity.aliases.iter().map(|alias| (Relation::Alias, *alias)));
+    // Taken from the end: what is linked to the address itself is known for that before it is met through another form of it.
+    let mut waiting: Vec<(Relation, Identifier)> =
+        identity.aliases.iter().map(|alias| (Relation::Alias, *alias)).collect();
+    waiting.extend(links.iter().map(|link| (Relation::Link(*link), *link)));
     let mut others = Others::new();
     while let Some((relation, id)) = waiting.pop() {
         if seen.contains(&id) {
@@ -55,8 +57,11 @@ pub fn others(view: &View, identity: &Identity, links: &[Identifier]) -> Result<
         }
         seen.push(id);
         let person = view.get(&id)?;
-        // What is linked to an alias may be another person's: its opt-outs count, its opt-ins do not.
-        waiting.extend(person.record.links.iter().map(|link| (relation, *link)));
+        let through = |link: Identifier| match relation {
+            Relation::Own | Relation::Link(_) => Relation::Link(link),
+            Relation::Alias | Relation::AliasLink(_) => Relation::AliasLink(link),
+        };
+        waiting.extend(person.record.links.iter().map(|link| (through(*link), *link)));
         others.push((relation, id, person));
     }
     Ok(others)

@@ -133,6 +133,8 @@ impl Engine {
         }
         // The id of the request names the other event; a retry of it is to find that one.
         event.request = None;
+        // Its number tells nothing of what happened before it.
+        event.numbered_late = true;
         if let Some(edge) = self.edge() {
             self.hold_doubtful(edge, event);
             return Ok(None);
@@ -356,7 +358,7 @@ impl Inner {
             recorded: self.clock.now(),
             request: mark,
             rules_version: self.book().version().to_owned(),
-            taken_in_by_edge: false,
+            numbered_late: false,
             changes: recorded.changes,
         };
         self.append_event(event, &personal, request.wants_replicated, turn).await

@@ -97,7 +97,7 @@ impl Inner {
         self.leave_out_what_is_ahead(&mut event, age_ms);
         self.leave_out_doubtful_times(&mut event);
         // Its number tells nothing of what happened before it, whichever version the edge is of.
-        event.taken_in_by_edge = true;
+        event.numbered_late = true;
         let priority = event.changes.iter().any(suppresses);
         let payload = codec::encode_entry(&LedgerEntry::Consent(event));
         Ok(self.ledger()?.append(Entry { payload, blob, priority, bulk: false })?.await?.id)

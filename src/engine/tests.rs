@@ -25,6 +25,7 @@ use crate::{ledger, limits, view};
 
 mod edges;
 pub(crate) mod forks;
+mod late;
 mod ranges;
 mod usage;
 
@@ -63,6 +64,18 @@ fn opt_out(stated: Timestamp) -> Report {
         topics: Vec::new(),
         categories: Vec::new(),
         method: OptOutMethod::WebForm,
+        text: String::new(),
+        occurred: Some(stated),
+    })
+}
+
+/// The person wants no more calls.
+fn no_calls(stated: Timestamp) -> Report {
+    Report::OptOut(OptOutReport {
+        channels: vec![Channel::Voice],
+        topics: Vec::new(),
+        categories: Vec::new(),
+        method: OptOutMethod::Spoken,
         text: String::new(),
         occurred: Some(stated),
     })
@@ -165,15 +178,7 @@ impl Node {
 
     /// A call, of which the person wants no more, shows that both addresses are the person's.
     async fn links(&self, recipient: Address, other: Address) {
-        let report = OptOutReport {
-            channels: vec![Channel::Voice],
-            topics: Vec::new(),
-            categories: Vec::new(),
-            method: OptOutMethod::Spoken,
-            text: String::new(),
-            occurred: Some(self.clock.now()),
-        };
-        let report = Report::OptOut(report);
+        let report = no_calls(self.clock.now());
         self.try_record_of(recipient, vec![other], "link", report, Source::Caller).await.unwrap();
     }
 

@@ -293,7 +293,7 @@ fn about_kind(
         AboutKind::Question => facts.own.request(event).any(|(scope, request)| {
             let subject = subject_of(scope, send.channel);
             let against = standing::against(known.iter().copied(), &subject, rules);
-            now < request.expire && standing::is_live(request, &against)
+            now < request.expire && standing::is_live(request, &against, rules)
         }),
         // Its opt-in may have been ended in the meantime; then nothing is left to confirm.
         AboutKind::OptInConfirmation => facts.own.cells.iter().any(|(scope, cell)| {

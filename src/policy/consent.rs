@@ -4,7 +4,7 @@
 //! commutative, associative and idempotent, so the order in which events arrive never matters.
 //! Nothing in a cell is ever forgotten that could deny.
 
-use super::ids::{EventId, OriginId};
+use super::ids::{EventId, Identifier, OriginId};
 use super::time::Timestamp;
 use super::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod};
 
@@ -12,15 +12,16 @@ use super::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod};
 /// name, so that only time beats it.
 pub const ALONE_MAX: usize = 8;
 
-/// The opt-outs that an opt-in names: of each origin all up to a number, and some alone.
+/// The opt-outs that an opt-in names: of each origin all up to a number, at the identifier itself and at linked ones, and some alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Covers {
     up_to: Vec<(OriginId, u64)>,
     alone: Vec<EventId>,
+    linked: Vec<((Identifier, OriginId), u64)>,
 }
 
 impl Covers {
-    /// The highest sequence up to which all of `origin` is covered; 0 where nothing is.
+    /// The highest sequence up to which all of `origin` is covered at the identifier itself; 0 where nothing is.
     #[must_use]
     pub fn of(&self, origin: OriginId) -> u64 {
         self.up_to.iter().find(|(at, _)| *at == origin).map_or(0, |(_, sequence)| *sequence)
@@ -38,8 +39,14 @@ impl Covers {
         match naming {
             Naming::WithEarlier => self.of(id.origin) >= id.sequence,
             Naming::Alone => self.alone.binary_search(&id).is_ok(),
+            Naming::OfLink(who) => self.of_link(who, id.origin) >= id.sequence,
             Naming::Never => false,
         }
+    }
+
+    fn of_link(&self, who: Identifier, origin: OriginId) -> u64 {
+        let at = self.linked.binary_search_by_key(&(who, origin), |(key, _)| *key);
+        at.map_or(0, |at| self.linked[at].1)
     }
 
     /// Covers what `mark` stands for, if it can be named.
@@ -47,6 +54,7 @@ impl Covers {
         match mark.naming {
             Naming::WithEarlier => self.raise(mark.id),
             Naming::Alone => self.name_alone(mark.id),
+            Naming::OfLink(who) => self.raise_link(who, mark.id),
             Naming::Never => {}
         }
     }
@@ -56,6 +64,14 @@ impl Covers {
         match self.up_to.binary_search_by_key(&id.origin, |(origin, _)| *origin) {
             Ok(at) => self.up_to[at].1 = self.up_to[at].1.max(id.sequence),
             Err(at) => self.up_to.insert(at, (id.origin, id.sequence)),
+        }
+    }
+
+    /// Covers `id` and what its origin numbered before it at the linked identifier `who`.
+    pub fn raise_link(&mut self, who: Identifier, id: EventId) {
+        match self.linked.binary_search_by_key(&(who, id.origin), |(key, _)| *key) {
+            Ok(at) => self.linked[at].1 = self.linked[at].1.max(id.sequence),
+            Err(at) => self.linked.insert(at, ((who, id.origin), id.sequence)),
         }
     }
 
@@ -75,17 +91,25 @@ impl Covers {
             }
         }
         self.alone.retain(|id| id.origin != origin || id.sequence <= highest);
+        for ((_, at), sequence) in &mut self.linked {
+            if *at == origin {
+                *sequence = (*sequence).min(highest);
+            }
+        }
+        self.linked.retain(|(_, sequence)| *sequence > 0);
     }
 
     /// Covers nothing of `origin` but what is named alone.
     pub fn forget_up_to(&mut self, origin: OriginId) {
         self.up_to.retain(|(known, _)| *known != origin);
+        self.linked.retain(|((_, known), _)| *known != origin);
     }
 
     /// Covers all that `other` covers as well.
     pub fn join(&mut self, other: &Self) {
         other.up_to().for_each(|id| self.raise(id));
         other.alone().for_each(|id| self.name_alone(id));
+        other.linked().for_each(|(who, id)| self.raise_link(who, id));
     }
 
     /// Whether everything that `other` covers is covered here.
@@ -93,6 +117,7 @@ impl Covers {
     pub fn includes(&self, other: &Self) -> bool {
         other.up_to().all(|id| self.of(id.origin) >= id.sequence)
             && other.alone().all(|id| self.alone.binary_search(&id).is_ok())
+            && other.linked().all(|(who, id)| self.of_link(who, id.origin) >= id.sequence)
     }
 
     /// The highest event at each origin up to which all is covered.
@@ -105,10 +130,20 @@ impl Covers {
         self.alone.iter().copied()
     }
 
+    /// The highest event at each origin up to which all is covered at a linked identifier.
+    pub fn linked(&self) -> impl ExactSizeIterator<Item = (Identifier, EventId)> {
+        self.linked.iter().map(|&((who, origin), sequence)| (who, EventId { origin, sequence }))
+    }
+
+    /// Every event named, whatever it stands for.
+    pub fn named(&self) -> impl Iterator<Item = EventId> {
+        self.up_to().chain(self.alone()).chain(self.linked().map(|(_, id)| id))
+    }
+
     /// Whether nothing is covered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.up_to.is_empty() && self.alone.is_empty()
+        self.up_to.is_empty() && self.alone.is_empty() && self.linked.is_empty()
     }
 }
 
@@ -124,17 +159,18 @@ impl FromIterator<EventId> for Covers {
 /// What an opt-in comes after that names a mark's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Naming {
-    /// All that its origin numbered up to it: whoever recorded it numbered it, in the order of recording, and had all of that before eyes.
+    /// All that its origin numbered up to it at this identifier: whoever recorded it numbered it, in the order of recording.
     WithEarlier,
-    /// That event alone. An anchor numbered it for the edge that took it in, behind what may have happened after it; or it is of a linked
-    /// identifier, of which a caller may know that it is the same person's, and not what else it did.
+    /// That event alone: it was numbered late, behind what may have happened after it.
     Alone,
-    /// It cannot be named: it stands for more than [`ALONE_MAX`] of the former kind.
+    /// All that its origin numbered up to it at this linked identifier. How marks of other records look; none is kept so.
+    OfLink(Identifier),
+    /// It cannot be named, so that only time beats it: it stands for those that went beyond [`ALONE_MAX`].
     Never,
 }
 
 /// The opt-outs of one origin that came the same way, as one: their highest sequence and their latest
-/// times.
+/// times. One that was numbered late stands alone.
 ///
 /// The person's own messages are kept apart from all else: a later message on the same channel is shown to
 /// come after them by the provider's own order, and that must not rub off on an opt-out made elsewhere.
@@ -164,12 +200,12 @@ impl Mark {
         self.message.is_some_and(|(by, last)| by == channel && last < at)
     }
 
-    /// As who asks for another identifier of the person has it.
+    /// As another identifier of the person has it, where it is of `who`; `None`: of whom it cannot be told there.
     #[must_use]
-    pub fn of_link(self) -> Self {
+    pub fn of_link(self, who: Option<Identifier>) -> Self {
         match self.naming {
-            Naming::WithEarlier => Self { naming: Naming::Alone, ..self },
-            Naming::Alone | Naming::Never => self,
+            Naming::WithEarlier => Self { naming: who.map_or(Naming::Never, Naming::OfLink), ..self },
+            Naming::Alone | Naming::OfLink(_) | Naming::Never => self,
         }
     }
 }

@@ -125,8 +125,7 @@ impl Distrust {
         if crate::sabotage::is("shared-names-covered") {
             return;
         }
-        let named: Vec<EventId> =
-            covers.up_to().chain(covers.alone()).filter(|id| self.doubts(*id)).collect();
+        let named: Vec<EventId> = covers.named().filter(|id| self.doubts(*id)).collect();
         for id in named {
             covers.lower(id.origin, self.begins_at(id.origin).map_or(0, |from| from - 1));
         }

@@ -31,8 +31,8 @@ pub struct ConsentEvent {
     pub request: Option<RequestMark>,
     /// The version of the rules it was judged by.
     pub rules_version: String,
-    /// An edge recorded it, and an anchor numbered it when it got there: what its origin numbered before may have happened after it.
-    pub taken_in_by_edge: bool,
+    /// Another node took it in than the one that numbered it, as an edge does: what its origin numbered before may have happened after it.
+    pub numbered_late: bool,
     /// The changes, opt-outs first. They take effect together.
     pub changes: Vec<Change>,
 }
@@ -45,7 +45,7 @@ impl ConsentEvent {
         if crate::sabotage::is("late-numbers-cover") {
             return Naming::WithEarlier;
         }
-        if self.taken_in_by_edge { Naming::Alone } else { Naming::WithEarlier }
+        if self.numbered_late { Naming::Alone } else { Naming::WithEarlier }
     }
 }
 

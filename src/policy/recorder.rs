@@ -1,6 +1,6 @@
 //! How a report becomes an event: the recorder fixes the times and covers that the merge rests on.
 
-use super::consent::{Covers, Mark};
+use super::consent::{Covers, Mark, Naming};
 use super::distrust;
 use super::event::{Change, Hold, Invalidate, OptIn, OptOut, Preference, Request};
 use super::ids::EventId;
@@ -8,7 +8,7 @@ use super::report::{
     self, FieldViolation, InvalidateReport, OptInReport, OptOutReport, ReleaseReport, Report, RequestReport,
 };
 use super::rules::Rules;
-use super::standing::{self, Known, Relation, Standing};
+use super::standing::{self, Known, Standing};
 use super::state;
 use super::time::{DAY_MS, Timestamp};
 use super::types::{Category, Channel, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope};
@@ -198,7 +198,7 @@ pub fn opt_out_time(
     // Opt-ins of an import do not count for its opt-outs, so that the order of its rows is indifferent.
     known
         .iter()
-        .filter(|known| known.relation != Relation::Alias)
+        .filter(|known| known.relation.gives_opt_ins())
         .flat_map(|known| distrust::every_opt_in(known.record))
         .filter(|opt_in| !(opt_in.imported && source == Source::Import))
         .map(|opt_in| opt_in.before.map_or(opt_in.occurred, |before| before.max(opt_in.occurred)))
@@ -328,7 +328,7 @@ fn opt_in_change(
         } else {
             covers
         };
-        missing.extend(unsuperseded(&scopes, &covers, known, rules, now));
+        missing.extend(unsuperseded(&scopes, &covers, occurred, known, rules, now));
         if late_supersedes(&covers, known, occurred.plus_ms(rules.clock_margin_ms)) {
             recorded.warnings.push(
                 "`supersedes` names an opt-out recorded after this opt-in's occurred_time; make sure that the \
@@ -405,21 +405,18 @@ fn expiry(stated: Option<Timestamp>, occurred: Timestamp, rules: &Rules) -> Opti
     }
 }
 
-/// The covers of named opt-outs. A name counts only up to what is known here of its origin: nobody can act after an opt-out that has not
-/// happened. It stands for more than itself only where it is one that this node shows, so that whoever named it had all of that before eyes.
+/// The covers of named opt-outs. A name counts only where it is one that this node shows, so that what it stands for was before the eyes
+/// of whoever named it: nobody can act after an opt-out that has not happened.
 fn covers_of(named: &[EventId], known: &[Known<'_>], recorded: &mut Recorded) -> Covers {
     let mut covers = Covers::default();
     for id in named {
-        let of_origin = || standing::marks(known).filter(|mark| mark.id.origin == id.origin);
-        if of_origin().all(|mark| mark.id.sequence < id.sequence) {
-            recorded
-                .warnings
-                .push(format!("`supersedes` names {id}, which is no opt-out of this person here"));
-        } else if of_origin().any(|mark| mark.id == *id) {
-            of_origin().filter(|mark| mark.id == *id).for_each(|mark| covers.name(&mark));
-        } else {
-            covers.name_alone(*id);
+        let mut shown = standing::marks(known).filter(|mark| mark.id == *id).peekable();
+        if shown.peek().is_none() {
+            recorded.warnings.push(format!(
+                "`supersedes` names {id}, which is not among the opt-outs of this person that are shown here"
+            ));
         }
+        shown.for_each(|mark| covers.name(&mark));
     }
     covers
 }
@@ -432,6 +429,7 @@ fn late_supersedes(covers: &Covers, known: &[Known<'_>], at_latest: Timestamp) -
 fn unsuperseded(
     scopes: &[(Scope, Option<Category>)],
     covers: &Covers,
+    occurred: Timestamp,
     known: &[Known<'_>],
     rules: &Rules,
     now: Timestamp,
@@ -445,7 +443,11 @@ fn unsuperseded(
             continue;
         }
         let against = standing::against(known.iter().copied(), &subject, rules);
-        let unnamed = against.all_outs().filter(|(mark, _)| !covers.has(mark));
+        // What nobody can name need not be named where time beats it.
+        let is_beaten = |mark: &Mark| {
+            mark.naming == Naming::Never && mark.time < occurred.minus_ms(rules.clock_margin_ms)
+        };
+        let unnamed = against.all_outs().filter(|(mark, _)| !(covers.has(mark) || is_beaten(mark)));
         missing.extend(unnamed.map(|(mark, _)| *mark));
     }
     missing

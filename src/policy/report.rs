@@ -11,7 +11,7 @@ use super::types::{
 /// The most topics and categories one change may name.
 pub const PURPOSES_MAX: usize = 64;
 /// The most opt-outs one opt-in may supersede.
-pub const SUPERSEDES_MAX: usize = 64;
+pub const SUPERSEDES_MAX: usize = 256;
 /// The most changes one request may hold.
 pub const CHANGES_MAX: usize = 16;
 /// The most further identifiers one request may name.

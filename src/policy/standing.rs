@@ -1,7 +1,7 @@
 //! Where a person stands towards one kind of message: opted out, opted in, or something between.
 
-use super::consent::{Cell, Mark, Marks, OptIn};
-use super::ids::{EventId, TopicId};
+use super::consent::{Cell, Mark, Marks, Naming, OptIn};
+use super::ids::{EventId, Identifier, TopicId};
 use super::record::Record;
 use super::rules::{Rules, SpanMs};
 use super::time::{DAY_MS, Timestamp};
@@ -19,7 +19,9 @@ pub enum Relation {
     /// Another written form of it (Mexico, Brazil, Argentina): its opt-outs count, its opt-ins do not.
     Alias,
     /// Another identifier of the person: its opt-outs count, its opt-ins beat no opt-out.
-    Link,
+    Link(Identifier),
+    /// What is linked to another written form, and may be another person's: its opt-outs count, its opt-ins do not.
+    AliasLink(Identifier),
 }
 
 impl Relation {
@@ -32,8 +34,14 @@ impl Relation {
         }
         match self {
             Self::Own | Self::Alias => mark,
-            Self::Link => mark.of_link(),
+            Self::Link(who) | Self::AliasLink(who) => mark.of_link(Some(who)),
         }
+    }
+
+    /// Whether opt-ins of such a record count.
+    #[must_use]
+    pub const fn gives_opt_ins(self) -> bool {
+        matches!(self, Self::Own | Self::Link(_))
     }
 }
 
@@ -142,10 +150,6 @@ impl Against {
     fn beaten_by(&self, opt_in: &OptIn) -> bool {
         self.all_outs().all(|(mark, imported)| opt_in.beats(mark, imported))
     }
-
-    fn voids_beaten_by(&self, opt_in: &OptIn) -> bool {
-        self.voids.iter().all(|mark| opt_in.beats(mark, opt_in.imported))
-    }
 }
 
 /// Whether an opt-out (or invalidation) written as `scope` bears on `subject`.
@@ -206,19 +210,27 @@ pub fn standing(known: &[Known<'_>], subject: &Subject<'_>, rules: &Rules, now: 
     for Known { relation, record } in known {
         #[cfg(sabotage)]
         let relation = match relation {
-            Relation::Link if crate::sabotage::is("link-beats-opt-out") => &Relation::Own,
+            Relation::Link(_) if crate::sabotage::is("link-beats-opt-out") => &Relation::Own,
             relation => relation,
         };
-        if *relation == Relation::Alias || *relation == Relation::Link && !against.has_no_out() {
+        let through_link = matches!(relation, Relation::Link(_));
+        if !relation.gives_opt_ins() || through_link && !against.has_no_out() {
             continue;
         }
+        let of_link;
+        let voids = if through_link && !against.voids.is_empty() {
+            of_link = voids_seen_by(record, known, subject, rules);
+            &of_link
+        } else {
+            &against.voids
+        };
         for (scope, cell) in &record.cells {
             if scope.channel != Some(subject.channel) {
                 continue;
             }
             for opt_in in &cell.opt_ins {
-                let counts =
-                    rules.permits(opt_in.consent_type, subject.channel) && against.voids_beaten_by(opt_in);
+                let counts = rules.permits(opt_in.consent_type, subject.channel)
+                    && voids.iter().all(|mark| opt_in.beats(mark, opt_in.imported));
                 if !counts {
                     continue;
                 }
@@ -253,13 +265,32 @@ pub fn standing(known: &[Known<'_>], subject: &Subject<'_>, rules: &Rules, now: 
             since: against.all_outs().map(|(mark, _)| mark.time).max(),
         };
     }
-    if let Some(request) = pending(known, subject, &wanted, &against, now) {
+    if let Some(request) = pending(known, subject, &wanted, &against, rules, now) {
         return Finding { basis: vec![request], ..Finding::of(Standing::Pending) };
     }
     if let Some(opt_in) = expired {
         return Finding { basis: vec![opt_in.id], since: opt_in.expire, ..Finding::of(Standing::Expired) };
     }
     Finding::of(if elsewhere { Standing::TopicNotCovered } else { Standing::None })
+}
+
+/// The invalidations as an opt-in of the linked `record` names them: its own by their numbers. Of the identifier asked for it cannot be told
+/// here which it is, so those count unless they are long before.
+fn voids_seen_by(record: &Record, known: &[Known<'_>], subject: &Subject<'_>, rules: &Rules) -> Marks {
+    let mut voids = Marks::default();
+    for other in known {
+        for (_, cell) in other.record.cells.iter().filter(|(scope, _)| touches(scope, subject, rules)) {
+            for mark in cell.voids.iter() {
+                let seen = match other.relation {
+                    _ if std::ptr::eq(other.record, record) => *mark,
+                    Relation::Own | Relation::Alias => mark.of_link(None),
+                    Relation::Link(who) | Relation::AliasLink(who) => mark.of_link(Some(who)),
+                };
+                voids.gather(seen);
+            }
+        }
+    }
+    voids
 }
 
 fn longer<'a>(best: Option<&'a OptIn>, other: &'a OptIn) -> &'a OptIn {
@@ -275,6 +306,7 @@ fn pending(
     subject: &Subject<'_>,
     wanted: &Purpose,
     against: &Against,
+    rules: &Rules,
     now: Timestamp,
 ) -> Option<EventId> {
     known
@@ -283,14 +315,15 @@ fn pending(
         .flat_map(|known| &known.record.cells)
         .filter(|(scope, _)| scope.channel == Some(subject.channel) && scope.purpose == *wanted)
         .flat_map(|(_, cell)| &cell.requests)
-        .find(|request| now < request.expire && is_live(request, against))
+        .find(|request| now < request.expire && is_live(request, against, rules))
         .map(|request| request.id)
 }
 
 /// Whether a request still waits: no opt-out came after it.
 #[must_use]
-pub fn is_live(request: &super::consent::Request, against: &Against) -> bool {
-    let covered = |mark: &Mark| request.covers.has(mark);
+pub fn is_live(request: &super::consent::Request, against: &Against, rules: &Rules) -> bool {
+    let long_before = |mark: &Mark| mark.time < request.occurred.minus_ms(rules.clock_margin_ms);
+    let covered = |mark: &Mark| request.covers.has(mark) || mark.naming == Naming::Never && long_before(mark);
     against.all_outs().all(|(mark, _)| covered(mark)) && against.voids.iter().all(covered)
 }
 
@@ -345,7 +378,7 @@ fn comes_after(at: Timestamp, mark: &Mark, channel: Channel, margin_ms: SpanMs) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::consent::{Covers, Naming, Register};
+    use crate::policy::consent::{Covers, Register};
     use crate::policy::ids::OriginId;
     use crate::policy::types::{ConsentType, EvidenceGrade};
 
@@ -390,14 +423,14 @@ mod tests {
         let record = |cell: &Cell| Record { cells: vec![(scope.clone(), cell.clone())], ..Record::default() };
         let (left, joined) = (record(&left), record(&joined));
         let subject = Subject { channel: Channel::Sms, category: Category::Marketing, topic: None };
-        let unknown = Record::default();
+        let (unknown, other) = (Record::default(), Identifier([2; 32]));
         let finds = |own, relation, record| {
             let known = [Known { relation: Relation::Own, record: own }, Known { relation, record }];
             standing(&known, &subject, &Rules::built_in(), Timestamp(2 * DAY_MS)).standing
         };
         assert_eq!(finds(&left, Relation::Own, &joined), Standing::Granted, "at the address itself it does");
-        assert_eq!(finds(&left, Relation::Link, &joined), Standing::OptedOut);
-        assert_eq!(finds(&unknown, Relation::Link, &joined), Standing::Granted);
+        assert_eq!(finds(&left, Relation::Link(other), &joined), Standing::OptedOut);
+        assert_eq!(finds(&unknown, Relation::Link(other), &joined), Standing::Granted);
         assert_eq!(finds(&unknown, Relation::Alias, &joined), Standing::None);
     }
 }

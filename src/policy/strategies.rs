@@ -88,9 +88,11 @@ fn bound_scope() -> impl Strategy<Value = (Scope, Option<Category>)> {
 
 /// Any set of covered opt-outs.
 pub(crate) fn covers() -> impl Strategy<Value = Covers> {
-    (vec(event_id(), 0..4), vec(event_id(), 0..3)).prop_map(|(up_to, alone)| {
+    let linked = vec((subject(), event_id()), 0..3);
+    (vec(event_id(), 0..4), vec(event_id(), 0..3), linked).prop_map(|(up_to, alone, linked)| {
         let mut covers: Covers = up_to.into_iter().collect();
         alone.into_iter().for_each(|id| covers.name_alone(id));
+        linked.into_iter().for_each(|(who, id)| covers.raise_link(who, id));
         covers
     })
 }
@@ -212,13 +214,13 @@ fn request_mark() -> impl Strategy<Value = RequestMark> {
 pub(crate) fn consent_event() -> impl Strategy<Value = ConsentEvent> {
     let caller = (of(request_mark()), "[a-z0-9:.-]{0,16}", any::<bool>());
     (business(), vec(subject(), 1..4), time(), caller, vec(change(), 0..4)).prop_map(
-        |(business, subjects, recorded, (request, rules_version, taken_in_by_edge), changes)| ConsentEvent {
+        |(business, subjects, recorded, (request, rules_version, numbered_late), changes)| ConsentEvent {
             business,
             subjects,
             recorded,
             request,
             rules_version,
-            taken_in_by_edge,
+            numbered_late,
             changes,
         },
     )

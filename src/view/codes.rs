@@ -2,7 +2,6 @@
 //! would be misread. A new word takes the next one.
 
 use super::bytes::Damage;
-use crate::policy::consent::Naming;
 use crate::policy::record::AboutKind;
 use crate::policy::types::{
     Category, Channel, ConsentType, EvidenceGrade, OptInMethod, Quality, SenderStatus, TemplateStatus,
@@ -35,7 +34,6 @@ codes! { Category "category" { Marketing = 1, Utility = 2, Authentication = 3, S
 codes! { ConsentType "consent type" { Express = 1, Implied = 2, SoftOptIn = 3 } }
 codes! { EvidenceGrade "grade" { Basic = 1, Strict = 2 } }
 codes! { AboutKind "kind" { OptOutConfirmation = 1, OptInConfirmation = 2, Question = 3, HelpAnswer = 4 } }
-codes! { Naming "naming" { WithEarlier = 0, Alone = 1, Never = 2 } }
 codes! { Quality "quality" { Green = 1, Unknown = 2, Yellow = 3, Red = 4 } }
 codes! { OptInMethod "method" {
     AgentConversation = 1, CustomerRequest = 2, WhatsappMenu = 3, WhatsappButton = 4, SmsKeyword = 5,

@@ -7,9 +7,8 @@ use super::inner::SHARDS;
 use super::store::Store;
 use crate::ledger::Position;
 
-const VERSION: u8 = 2;
-/// The version of stores that had all usage that was drained, and did not say so.
-const VERSION_WITH_USAGE: u8 = 1;
+/// A store of another version is built anew.
+const VERSION: u8 = 3;
 const KEY: &[u8] = b"meta";
 const AHEAD_KEY: &[u8] = b"meta-ahead";
 const USAGE_KEY: &[u8] = b"meta-usage";
@@ -50,7 +49,7 @@ impl Meta {
         let usage = store.get(USAGE_KEY, &mut |_| ())?;
         if let Some(read) = &mut read {
             read.ahead = ahead?;
-            read.usage |= usage;
+            read.usage = usage;
         }
         Ok(read)
     }
@@ -75,10 +74,6 @@ impl Meta {
 
     /// Writes it.
     pub fn save(&self, store: &dyn Store) -> Result<(), ViewError> {
-        if self.usage {
-            // What is written says no longer by its version that there is some.
-            store.insert(USAGE_KEY, &[])?;
-        }
         Ok(store.insert(KEY, &self.encode())?)
     }
 
@@ -94,7 +89,7 @@ impl Meta {
     fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let mut input = Reader::new(bytes);
         let version = input.byte()?;
-        if version != VERSION && version != VERSION_WITH_USAGE {
+        if version != VERSION {
             return Err(Damage("version"));
         }
         let position = Position::from_u64(input.number()?);
@@ -107,7 +102,7 @@ impl Meta {
             *persons = u32::try_from(input.number()?).map_err(|_| Damage("count"))?;
         }
         input.end()?;
-        Ok(Self { position, ahead: None, usage: version == VERSION_WITH_USAGE, depths, persons })
+        Ok(Self { position, ahead: None, usage: false, depths, persons })
     }
 }
 
@@ -130,14 +125,10 @@ mod tests {
         assert_eq!(Meta::load(&disk.store()).unwrap(), Some(meta.clone()));
         meta.expect_usage(&disk.store()).unwrap();
         assert_eq!(Meta::load(&disk.store()).unwrap(), Some(meta.clone()));
-        let mut bytes = meta.encode();
-        assert!(!Meta::decode(&bytes).unwrap().usage, "it is said apart");
-        bytes[0] = VERSION_WITH_USAGE;
-        assert!(Meta::decode(&bytes).unwrap().usage, "it was not said apart");
-        let old = Disk::default();
-        old.store().insert(KEY, &bytes).unwrap();
-        Meta::load(&old.store()).unwrap().unwrap().save(&old.store()).unwrap();
-        assert!(Meta::load(&old.store()).unwrap().unwrap().usage, "and is remembered from then on");
+        let bytes = meta.encode();
+        let mut of_another = bytes.clone();
+        of_another[0] = VERSION - 1;
+        assert!(Meta::decode(&of_another).is_err());
         for cut in 0..bytes.len() {
             assert!(Meta::decode(&bytes[..cut]).is_err());
         }

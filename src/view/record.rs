@@ -20,8 +20,11 @@ use crate::policy::record::{Allowance, Record, Taken};
 use crate::policy::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod, Purpose, Scope};
 use crate::policy::usage::{LastAllowed, Spent, Undone, Usage, Window};
 
-/// The version that both parts start with. Raise it whenever a byte changes its meaning.
-pub const PERSON_FORM_VERSION: u8 = 1;
+/// The version that consent starts with, and by which nodes tell whether they keep persons alike. Raise it, and the store's, whenever a byte
+/// changes its meaning.
+pub const PERSON_FORM_VERSION: u8 = 2;
+/// The version that usage starts with.
+const USAGE_FORM_VERSION: u8 = 1;
 /// The version of a usage part in which something was undone; others are written as before there was such a thing.
 const USAGE_UNDONE_VERSION: u8 = 2;
 
@@ -66,12 +69,14 @@ mod opt_in {
     pub const CONFIRMS: u8 = 8;
     pub const IMPORTED: u8 = 16;
     pub const ALONE: u8 = 32;
+    pub const LINKED: u8 = 64;
 }
 
 /// What a request has, beside the number of its channel in the low half.
 mod request {
     pub const OPT_IN_EXPIRE: u8 = 16;
     pub const ALONE: u8 = 32;
+    pub const LINKED: u8 = 64;
 }
 
 impl Person {
@@ -136,7 +141,7 @@ impl Person {
         }
         let mut out = Writer::new(Vec::with_capacity(64));
         let undone = Some(&usage.undone).filter(|undone| *undone != &Undone::default());
-        out.byte(if undone.is_some() { USAGE_UNDONE_VERSION } else { PERSON_FORM_VERSION });
+        out.byte(if undone.is_some() { USAGE_UNDONE_VERSION } else { USAGE_FORM_VERSION });
         out.count(usage.last_allowed.len());
         for last in &usage.last_allowed {
             out.byte(u8::from(last.about.is_some()) << 4 | last.channel.code());
@@ -241,7 +246,7 @@ impl Person {
     fn take_usage(&mut self, bytes: &[u8]) -> Result<(), Damage> {
         let mut input = Reader::new(bytes);
         let version = input.byte()?;
-        if !matches!(version, PERSON_FORM_VERSION | USAGE_UNDONE_VERSION) {
+        if !matches!(version, USAGE_FORM_VERSION | USAGE_UNDONE_VERSION) {
             return Err(Damage("version"));
         }
         let usage = &mut self.usage;
@@ -373,7 +378,7 @@ fn put_cell(out: &mut Writer, cell: &Cell) {
             out.count(marks.iter().count());
             for mark in marks.iter() {
                 let channel = optional(mark.message.map(|(channel, _)| channel));
-                out.byte(mark.naming.code() << 4 | channel);
+                out.byte(naming_code(mark.naming) << 4 | channel);
                 out.event(mark.id);
                 out.time(mark.time);
                 mark.message.into_iter().for_each(|(_, time)| out.time(time));
@@ -409,12 +414,30 @@ fn take_marks(input: &mut Reader<'_>) -> Result<Marks, Damage> {
     let mut marks = Marks::default();
     for _ in 0..input.count()? {
         let packed = input.byte()?;
-        let (naming, channel) = (Naming::of(packed >> 4)?, optional_of(packed & 15)?);
+        let (naming, channel) = (naming_of(packed >> 4)?, optional_of(packed & 15)?);
         let (id, time) = (input.event()?, input.time()?);
         let message = channel.map(|channel| Ok((channel, input.time()?))).transpose()?;
         marks.add(Mark { id, time, message, naming });
     }
     Ok(marks)
+}
+
+fn naming_code(naming: Naming) -> u8 {
+    match naming {
+        Naming::WithEarlier => 0,
+        Naming::Alone => 1,
+        // Marks of other records are never kept; if one were, the stricter reading is right.
+        Naming::OfLink(_) | Naming::Never => 2,
+    }
+}
+
+fn naming_of(code: u8) -> Result<Naming, Damage> {
+    match code {
+        0 => Ok(Naming::WithEarlier),
+        1 => Ok(Naming::Alone),
+        2 => Ok(Naming::Never),
+        _ => Err(Damage("naming")),
+    }
 }
 
 fn put_events(out: &mut Writer, events: impl ExactSizeIterator<Item = EventId>) {
@@ -425,6 +448,22 @@ fn put_events(out: &mut Writer, events: impl ExactSizeIterator<Item = EventId>) 
 fn take_up_to(input: &mut Reader<'_>) -> Result<Covers, Damage> {
     let count = input.count()?;
     (0..count).map(|_| input.event()).collect()
+}
+
+fn put_linked(out: &mut Writer, covers: &Covers) {
+    out.count(covers.linked().len());
+    for (who, id) in covers.linked() {
+        out.raw(&who.0);
+        out.event(id);
+    }
+}
+
+fn take_linked(input: &mut Reader<'_>, covers: &mut Covers) -> Result<(), Damage> {
+    for _ in 0..input.count()? {
+        let who = Identifier(input.array()?);
+        covers.raise_link(who, input.event()?);
+    }
+    Ok(())
 }
 
 fn take_alone(input: &mut Reader<'_>, covers: &mut Covers) -> Result<(), Damage> {
@@ -447,6 +486,7 @@ fn put_opt_in(out: &mut Writer, opt_in: &OptIn) {
     out.byte(flags(&[
         (opt_in::UP_TO, opt_in.covers.up_to().len() == 0),
         (opt_in::ALONE, opt_in.covers.alone().len() == 0),
+        (opt_in::LINKED, opt_in.covers.linked().len() == 0),
         (opt_in::BEFORE, opt_in.before.is_none()),
         (opt_in::EXPIRE, opt_in.expire.is_none()),
         (opt_in::CONFIRMS, opt_in.confirms.is_none()),
@@ -461,6 +501,9 @@ fn put_opt_in(out: &mut Writer, opt_in: &OptIn) {
     if opt_in.covers.alone().len() > 0 {
         put_events(out, opt_in.covers.alone());
     }
+    if opt_in.covers.linked().len() > 0 {
+        put_linked(out, &opt_in.covers);
+    }
     opt_in.before.into_iter().for_each(|before| out.time(before));
     opt_in.expire.into_iter().for_each(|expire| out.time(expire));
     opt_in.confirms.into_iter().for_each(|confirms| out.event(confirms));
@@ -473,6 +516,9 @@ fn take_opt_in(input: &mut Reader<'_>) -> Result<OptIn, Damage> {
     let mut covers = if has & opt_in::UP_TO != 0 { take_up_to(input)? } else { Covers::default() };
     if has & opt_in::ALONE != 0 {
         take_alone(input, &mut covers)?;
+    }
+    if has & opt_in::LINKED != 0 {
+        take_linked(input, &mut covers)?;
     }
     Ok(OptIn {
         id,
@@ -493,6 +539,7 @@ fn put_request(out: &mut Writer, request: &Request) {
     let has = flags(&[
         (request::OPT_IN_EXPIRE, request.opt_in_expire.is_none()),
         (request::ALONE, request.covers.alone().len() == 0),
+        (request::LINKED, request.covers.linked().len() == 0),
     ]);
     out.byte(has | request.via.code());
     out.byte(request.method.code());
@@ -501,6 +548,9 @@ fn put_request(out: &mut Writer, request: &Request) {
     put_events(out, request.covers.up_to());
     if request.covers.alone().len() > 0 {
         put_events(out, request.covers.alone());
+    }
+    if request.covers.linked().len() > 0 {
+        put_linked(out, &request.covers);
     }
     out.time(request.expire);
     request.opt_in_expire.into_iter().for_each(|expire| out.time(expire));
@@ -514,6 +564,9 @@ fn take_request(input: &mut Reader<'_>) -> Result<Request, Damage> {
     let mut covers = take_up_to(input)?;
     if has & request::ALONE != 0 {
         take_alone(input, &mut covers)?;
+    }
+    if has & request::LINKED != 0 {
+        take_linked(input, &mut covers)?;
     }
     Ok(Request {
         via,

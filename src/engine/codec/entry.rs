@@ -135,29 +135,21 @@ fn at(recorded: Timestamp, offset_ms: i64) -> Timestamp {
 // --- consent events
 
 fn write_event(event: &ConsentEvent) -> pb::ConsentEvent {
-    let ConsentEvent { business, subjects, recorded, request, rules_version, taken_in_by_edge, changes } =
-        event;
+    let ConsentEvent { business, subjects, recorded, request, rules_version, numbered_late, changes } = event;
     pb::ConsentEvent {
         business: business.as_str().into(),
         subjects: subjects.iter().map(|subject| subject.0.to_vec()).collect(),
         recorded_ms: recorded.0,
         request: request.map(|RequestMark { key, content }| [key, content].concat()).unwrap_or_default(),
         rules_version: rules_version.clone(),
-        taken_in_by_edge: *taken_in_by_edge,
+        numbered_late: *numbered_late,
         changes: changes.iter().map(|change| write_change(change, *recorded)).collect(),
     }
 }
 
 fn read_event(event: pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
-    let pb::ConsentEvent {
-        business,
-        subjects,
-        recorded_ms,
-        request,
-        rules_version,
-        taken_in_by_edge,
-        changes,
-    } = event;
+    let pb::ConsentEvent { business, subjects, recorded_ms, request, rules_version, numbered_late, changes } =
+        event;
     let recorded = Timestamp(recorded_ms);
     Ok(ConsentEvent {
         business: read_business(&business)?,
@@ -165,22 +157,15 @@ fn read_event(event: pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
         recorded,
         request: if request.is_empty() { None } else { Some(read_request_mark(&request)?) },
         rules_version,
-        taken_in_by_edge,
+        numbered_late,
         changes: changes.into_iter().map(|change| read_change(change, recorded)).collect::<Result<_, _>>()?,
     })
 }
 
 /// The opt-outs of an event and nothing else. Whose they are must be known; the rest can only widen.
 fn read_opt_outs(event: &pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
-    let pb::ConsentEvent {
-        business,
-        subjects,
-        recorded_ms,
-        request,
-        rules_version,
-        taken_in_by_edge,
-        changes,
-    } = event;
+    let pb::ConsentEvent { business, subjects, recorded_ms, request, rules_version, numbered_late, changes } =
+        event;
     let recorded = Timestamp(*recorded_ms);
     Ok(ConsentEvent {
         business: read_business(business)?,
@@ -188,7 +173,7 @@ fn read_opt_outs(event: &pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault>
         recorded,
         request: read_request_mark(request).ok(),
         rules_version: rules_version.clone(),
-        taken_in_by_edge: *taken_in_by_edge,
+        numbered_late: *numbered_late,
         changes: changes
             .iter()
             .filter_map(opt_out_of)
@@ -336,6 +321,7 @@ fn write_opt_in(opt_in: &OptIn, recorded: Timestamp) -> pb::OptIn {
         occurred_offset_ms: offset(recorded, *occurred),
         covers: covers.up_to().map(write_event_id).collect(),
         covers_alone: covers.alone().map(write_event_id).collect(),
+        covers_linked: covers.linked().map(write_linked).collect(),
         before_offset_ms: before.map(|before| offset(recorded, before)),
         imported: *imported,
         expire_offset_ms: expire.map(|expire| offset(recorded, expire)),
@@ -353,6 +339,7 @@ fn read_opt_in(opt_in: pb::OptIn, recorded: Timestamp) -> Result<OptIn, PayloadF
         occurred_offset_ms,
         covers,
         covers_alone,
+        covers_linked,
         before_offset_ms,
         imported,
         expire_offset_ms,
@@ -365,7 +352,7 @@ fn read_opt_in(opt_in: pb::OptIn, recorded: Timestamp) -> Result<OptIn, PayloadF
     Ok(OptIn {
         scopes: scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
         occurred: at(recorded, occurred_offset_ms),
-        covers: read_covers(&covers, &covers_alone)?,
+        covers: read_covers(&covers, &covers_alone, &covers_linked)?,
         before: before_offset_ms.map(|before| at(recorded, before)),
         imported,
         expire: expire_offset_ms.map(|expire| at(recorded, expire)),
@@ -386,6 +373,7 @@ fn write_request(request: &Request, recorded: Timestamp) -> pb::Request {
         occurred_offset_ms: offset(recorded, *occurred),
         covers: covers.up_to().map(write_event_id).collect(),
         covers_alone: covers.alone().map(write_event_id).collect(),
+        covers_linked: covers.linked().map(write_linked).collect(),
         expire_offset_ms: offset(recorded, *expire),
         opt_in_expire_offset_ms: opt_in_expire.map(|expire| offset(recorded, expire)),
         consent_type: consent_type.number(),
@@ -401,6 +389,7 @@ fn read_request(request: pb::Request, recorded: Timestamp) -> Result<Request, Pa
         occurred_offset_ms,
         covers,
         covers_alone,
+        covers_linked,
         expire_offset_ms,
         opt_in_expire_offset_ms,
         consent_type,
@@ -411,7 +400,7 @@ fn read_request(request: pb::Request, recorded: Timestamp) -> Result<Request, Pa
         scopes: scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
         via: Channel::read(via, "via")?,
         occurred: at(recorded, occurred_offset_ms),
-        covers: read_covers(&covers, &covers_alone)?,
+        covers: read_covers(&covers, &covers_alone, &covers_linked)?,
         expire: at(recorded, expire_offset_ms),
         opt_in_expire: opt_in_expire_offset_ms.map(|expire| at(recorded, expire)),
         consent_type: ConsentType::read(consent_type, "consent_type")?,
@@ -490,10 +479,23 @@ fn read_event_id(id: &pb::EventId, field: &'static str) -> Result<EventId, Paylo
     Ok(EventId { origin: OriginId(read_bytes(origin, field)?), sequence: *sequence })
 }
 
-fn read_covers(up_to: &[pb::EventId], alone: &[pb::EventId]) -> Result<Covers, PayloadFault> {
+fn write_linked((who, id): (Identifier, EventId)) -> pb::LinkedEventId {
+    pb::LinkedEventId { subject: who.0.to_vec(), event: Some(write_event_id(id)) }
+}
+
+fn read_covers(
+    up_to: &[pb::EventId],
+    alone: &[pb::EventId],
+    linked: &[pb::LinkedEventId],
+) -> Result<Covers, PayloadFault> {
     let mut covers: Covers = up_to.iter().map(|id| read_event_id(id, "covers")).collect::<Result<_, _>>()?;
     for id in alone {
         covers.name_alone(read_event_id(id, "covers_alone")?);
+    }
+    for pb::LinkedEventId { subject, event } in linked {
+        let event = event.as_ref().ok_or(PayloadFault::Unknown { field: "covers_linked" })?;
+        let who = Identifier(read_bytes(subject, "covers_linked")?);
+        covers.raise_link(who, read_event_id(event, "covers_linked")?);
     }
     Ok(covers)
 }

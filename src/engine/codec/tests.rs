@@ -104,7 +104,7 @@ fn event(changes: Vec<Change>) -> ConsentEvent {
         recorded: NOW,
         request: Some(RequestMark { key: [1; 8], content: [2; 8] }),
         rules_version: "9f86d081884c7d65".into(),
-        taken_in_by_edge: false,
+        numbered_late: false,
         changes,
     }
 }
@@ -186,10 +186,11 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
     };
     let mut alone = opt_in();
     [id(1, 5), id(2, 8)].into_iter().for_each(|id| alone.covers.name_alone(id));
+    alone.covers.raise_link(Identifier([7; 32]), id(2, 3));
     let mut asked = request();
     asked.covers.name_alone(id(5, 4));
     let by_edge = ConsentEvent {
-        taken_in_by_edge: true,
+        numbered_late: true,
         ..event(vec![Change::OptOut(opt_out()), Change::OptIn(alone), Change::Request(asked)])
     };
     vec![
@@ -253,7 +254,7 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
             },
         ),
         ("distrust", LedgerEntry::Distrust { origin: OriginId([6; 16]), from_sequence: 101, recorded: NOW }),
-        ("taken_in_by_edge", LedgerEntry::Consent(by_edge)),
+        ("numbered_late", LedgerEntry::Consent(by_edge)),
     ]
 }
 

@@ -43,7 +43,7 @@ impl Inner {
             // By it an anchor knows an item that comes again.
             event.request.get_or_insert(random_mark(edge, self.clock.now().0));
             leave_out_provisional(event, OriginId(edge.identity()));
-            event.taken_in_by_edge = true;
+            event.numbered_late = true;
             same = edge.same_request(event, had_id);
         }
         let mut outcome = match same {

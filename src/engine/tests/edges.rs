@@ -7,12 +7,11 @@ use crate::engine::snapshot::Part;
 use crate::engine::submitted::TakenIn;
 use crate::ledger::RelayError;
 use crate::outbox::Item;
-use crate::policy::ids::EventId;
 
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Brings all that the anchor knows to the edge.
-fn snapshot(anchor: &Node, edge: &Node) {
+pub(super) fn snapshot(anchor: &Node, edge: &Node) {
     let mut loading = edge.engine.load_snapshot().unwrap();
     let mut parts = Vec::new();
     anchor
@@ -46,7 +45,7 @@ async fn catch_up(anchor: &Node, edge: &Node) {
     }
 }
 
-async fn number(anchor: &Node, edge: &Node, item: &Item) -> Result<Numbered, EngineError> {
+pub(super) async fn number(anchor: &Node, edge: &Node, item: &Item) -> Result<Numbered, EngineError> {
     let taken_in =
         TakenIn { payload: item.payload.clone(), blob: item.blob.clone(), age_ms: edge.engine.age_ms(item) };
     let numbered = anchor.engine.number(taken_in, Duration::ZERO).await?;
@@ -54,7 +53,7 @@ async fn number(anchor: &Node, edge: &Node, item: &Item) -> Result<Numbered, Eng
 }
 
 /// The person opts out at the edge while nobody carries; the item that waits.
-async fn opts_out_at(edge: &Node) -> Arc<Item> {
+pub(super) async fn opts_out_at(edge: &Node) -> Arc<Item> {
     let refused = edge.try_record(person(), "out", opt_out(edge.clock.now()), Source::Caller).await;
     assert!(matches!(refused, Err(EngineError::Kept)), "{refused:?}");
     edge.engine.edge().unwrap().next_unsent().await
@@ -185,162 +184,6 @@ async fn an_edge_takes_only_what_follows() {
     assert_eq!(taken, Some(head));
     assert!(matches!(refusal, Some((1, RelayError::Gap { .. }))), "the same again follows from nothing");
     assert_eq!(edge.denies(""), Some(Reason::OptedOut));
-}
-
-/// The order of the person's acts: Y at the edge, O, X at the anchor. Y reaches the anchor last, and O names it.
-#[tokio::test]
-async fn who_names_what_came_late_has_not_named_what_came_after_it() {
-    let (anchor, edge) = (Node::open(fresh()), Node::edge());
-    for node in [&anchor, &edge] {
-        node.engine.replica().set_clocks_apart_ms(0);
-    }
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let item = opts_out_at(&edge).await;
-    let opted_in_again = edge.clock.now().plus_ms(4 * MINUTE_MS);
-    for node in [&anchor, &edge] {
-        node.clock.advance_ms(9 * MINUTE_MS);
-    }
-    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
-    for node in [&anchor, &edge] {
-        node.clock.advance_ms(20 * MINUTE_MS);
-    }
-    let y = number(&anchor, &edge, &item).await.unwrap().event;
-    let again = opts_in_again(opted_in_again, vec![y]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
-}
-
-/// An opt-in again at `occurred`, which names `named`.
-fn opts_in_again(occurred: Timestamp, named: Vec<EventId>) -> Report {
-    Report::OptIn(OptInReport {
-        channels: vec![Channel::Sms],
-        topics: vec![offers()],
-        supersedes: named,
-        ..opt_in_by_form(occurred)
-    })
-}
-
-/// The order of the person's acts: Y at the edge, Z at another anchor, O, X at the anchor. Z is reported after X, and Y reaches the anchor
-/// last; O names Y and Z.
-#[tokio::test]
-async fn what_another_anchor_recorded_does_not_stand_for_what_came_after() {
-    let (anchor, other, edge) = (Node::open(fresh()), Node::open(fresh()), Node::edge());
-    let nodes = [&anchor, &other, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let begun = edge.clock.now();
-    let item = opts_out_at(&edge).await;
-    pass(9);
-    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
-    pass(1);
-    let stated = begun.plus_ms(MINUTE_MS);
-    let z = other.try_record(person(), "Z", opt_out(stated), Source::Caller).await.unwrap().event;
-    replicate(&other, &anchor).await;
-    pass(20);
-    let y = number(&anchor, &edge, &item).await.unwrap().event;
-    let again = opts_in_again(begun.plus_ms(4 * MINUTE_MS), vec![y, z]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
-}
-
-/// The order of the person's acts: Y, O, X. Y is reported to the edge an hour late, and a webhook tells the anchor of X as late, with its
-/// time, before Y reaches the anchor; O names Y.
-#[tokio::test]
-async fn a_webhooks_opt_out_is_not_named_by_an_edges_report_that_is_younger() {
-    let (anchor, edge) = (Node::open(fresh()), Node::edge());
-    let nodes = [&anchor, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    pass(1);
-    let begun = edge.clock.now();
-    pass(60);
-    let kept = edge.try_record(person(), "Y", opt_out(begun), Source::Caller).await;
-    assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
-    let item = edge.engine.edge().unwrap().next_unsent().await;
-    pass(5);
-    let x = opt_out(begun.plus_ms(10 * MINUTE_MS));
-    anchor.try_record(person(), "X", x, Source::Signed).await.unwrap();
-    pass(5);
-    let y = number(&anchor, &edge, &item).await.unwrap().event;
-    let again = opts_in_again(begun.plus_ms(5 * MINUTE_MS), vec![y]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
-}
-
-/// The order of the person's acts: Y at one address, O there, X at the other, all within the margin. Y is told to an edge, and reaches the
-/// anchor behind X; O names Y; that both addresses are one person's comes to be known last.
-#[tokio::test]
-async fn who_names_what_came_late_has_not_named_what_came_after_it_at_an_address_linked_later() {
-    let (anchor, edge) = (Node::open(fresh()), Node::edge());
-    let nodes = [&anchor, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let item = opts_out_at(&edge).await;
-    pass(1);
-    let opted_in_again = edge.clock.now();
-    pass(1);
-    anchor.try_record(other_address(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
-    let y = number(&anchor, &edge, &item).await.unwrap().event;
-    let again = opts_in_again(opted_in_again, vec![y]);
-    anchor.try_record(person(), "O", again, Source::Caller).await.unwrap();
-    assert_eq!(anchor.denies(""), None, "nobody knows that it is the same person");
-    anchor.links(person(), other_address()).await;
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
-}
-
-/// The same with Y told late to the anchor itself, and O with a warning.
-#[tokio::test]
-async fn who_names_what_was_told_late_has_not_named_what_came_after_it_at_an_address_linked_later() {
-    let anchor = Node::open(fresh());
-    anchor.engine.replica().set_clocks_apart_ms(0);
-    anchor.opts_in().await;
-    let opted_out = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
-    let opted_in_again = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
-    anchor.try_record(other_address(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
-    let y = anchor.try_record(person(), "Y", opt_out(opted_out), Source::Caller).await.unwrap().event;
-    let again = opts_in_again(opted_in_again, vec![y]);
-    anchor.try_record(person(), "O", again, Source::Caller).await.unwrap();
-    assert_eq!(anchor.denies(""), None, "nobody knows that it is the same person");
-    anchor.links(person(), other_address()).await;
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
-}
-
-/// The order of the person's acts: Y at the edge, O, X at the anchor, all within the margin. Y reaches the anchor last, and O a peer that has
-/// no more than Y.
-#[tokio::test]
-async fn who_names_what_came_late_is_refused_by_whoever_has_no_more_than_that() {
-    let (anchor, peer, edge) = (Node::open(fresh()), Node::open(fresh()), Node::edge());
-    let nodes = [&anchor, &peer, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let item = opts_out_at(&edge).await;
-    pass(1);
-    let opted_in_again = edge.clock.now();
-    pass(1);
-    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
-    let y = number(&anchor, &edge, &item).await.unwrap().event;
-    let records = anchor.engine.ledger().unwrap().records_of(y.origin, 1).map(Result::unwrap);
-    for record in records.take(usize::try_from(y.sequence).unwrap()) {
-        peer.engine.ledger().unwrap().relay(record, false).unwrap().await.unwrap();
-    }
-    let refused =
-        peer.try_record(person(), "O", opts_in_again(opted_in_again, vec![y]), Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(peer.denies(""), Some(Reason::OptedOut));
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ fn pb_actor(actor: &str) -> Option<v1::Actor> {
 
 /// The events that an opt-in covers. That it is recorded in the knowledge of a fork is no event.
 fn named(covers: &Covers) -> impl Iterator<Item = v1::EventId> {
-    covers.up_to().chain(covers.alone()).filter(|id| !is_mark(*id)).map(pb_event_id)
+    covers.named().filter(|id| !is_mark(*id)).map(pb_event_id)
 }
 
 fn describe_merge(change: &Change, entry: &mut v1::ConsentEvent) {

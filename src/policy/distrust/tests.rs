@@ -40,7 +40,7 @@ fn said(recorded: Timestamp, changes: Vec<Change>) -> ConsentEvent {
         recorded,
         request: None,
         rules_version: String::new(),
-        taken_in_by_edge: false,
+        numbered_late: false,
         changes,
     }
 }

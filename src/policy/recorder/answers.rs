@@ -26,7 +26,7 @@ pub fn confirm(
     for (scope, pending) in own.record.request(request) {
         let subject = state::subject(&scope.purpose, scope.channel?, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
-        if now >= pending.expire || !standing::is_live(pending, &against) {
+        if now >= pending.expire || !standing::is_live(pending, &against, rules) {
             return None;
         }
         let opt_in = confirmed.get_or_insert_with(|| OptIn {
@@ -93,7 +93,12 @@ pub fn renew(
             let stopped = !by.is_empty();
             let by_stops_only = by.iter().all(|mark| mark.precedes_message(channel, occurred));
             let valid = against.voids.iter().all(|mark| ended.beats(mark, ended.imported));
-            if !(stopped && by_stops_only && valid) {
+            // What nobody can name is beaten by time alone.
+            let before = ended.before.max(Some(occurred.minus_ms(rules.clock_margin_ms)));
+            let in_vain = by
+                .iter()
+                .any(|mark| mark.naming == Naming::Never && before.is_none_or(|before| mark.time >= before));
+            if !(stopped && by_stops_only && valid) || in_vain {
                 continue;
             }
             let mut covers = ended.covers.clone();
@@ -108,7 +113,7 @@ pub fn renew(
                     scopes: vec![(scope.clone(), ended.within)],
                     occurred,
                     covers,
-                    before: ended.before.max(Some(occurred.minus_ms(rules.clock_margin_ms))),
+                    before,
                     imported: false,
                     expire: ended.expire,
                     consent_type: ended.consent_type,

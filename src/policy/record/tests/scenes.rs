@@ -185,7 +185,7 @@ fn an_opt_in_in_vain_covers_nothing_that_is_not_known_yet() {
         recorded: at(20),
         request: None,
         rules_version: String::new(),
-        taken_in_by_edge: false,
+        numbered_late: false,
         changes: changes.to_vec(),
     };
     let mut by_then = Record::default();

@@ -238,7 +238,7 @@ impl<'a> World<'a> {
             recorded: now,
             request: None,
             rules_version: String::new(),
-            taken_in_by_edge: false,
+            numbered_late: false,
             changes,
         };
         let knowing = at.applied.clone();

@@ -174,7 +174,7 @@ impl Explorer<'_> {
         subjects: Vec<Identifier>,
         recorded: Timestamp,
         request: RequestMark,
-        taken_in_by_edge: bool,
+        numbered_late: bool,
         changes: Vec<Change>,
     ) -> ConsentEvent {
         let business = self.rules.business_id.clone().unwrap_or_else(|| BusinessId::new("acme").unwrap());
@@ -184,7 +184,7 @@ impl Explorer<'_> {
             recorded,
             request: Some(request),
             rules_version: String::new(),
-            taken_in_by_edge,
+            numbered_late,
             changes,
         }
     }

@@ -125,10 +125,8 @@ impl Explorer<'_> {
         }
         let ends = self.ends(state, vector, by);
         let acted_ms = state.acted_ms[told.act];
-        let is_named = |end: (EventId, &Told)| {
-            let mut named = told.named.iter().filter(|name| includes(vector, **name));
-            named.any(|name| stands_for((*name, state.get(*name)), end))
-        };
+        let is_named =
+            |end: (EventId, &Told)| told.named.iter().any(|name| stands_for((*name, state.get(*name)), end));
         let is_long_before = |(_, end): (EventId, &Told)| self.is_long_before(state, end, acted_ms);
         // What is judged as one is shown as one.
         let together = |end: (EventId, &Told)| {
@@ -168,7 +166,7 @@ fn last_word(state: &State, id: EventId) -> usize {
 
 /// Whether the marks of both are one: those that an anchor recorded itself, of one identifier.
 fn is_judged_with((a, told_a): (EventId, &Told), (b, told_b): (EventId, &Told)) -> bool {
-    let recorded_by_anchor = !told_a.event.taken_in_by_edge && !told_b.event.taken_in_by_edge;
+    let recorded_by_anchor = !told_a.event.numbered_late && !told_b.event.numbered_late;
     recorded_by_anchor && a.origin == b.origin && told_a.by == told_b.by
 }
 
