@@ -21,7 +21,7 @@ pub const ERROR_DOMAIN: &str = "optgate.dev";
 pub const FIELD_VIOLATIONS_MAX: usize = 32;
 
 /// The most opt-outs that one answer names in `UnsupersededOptOuts`, for the same reason.
-pub const UNSUPERSEDED_MAX: usize = 256;
+pub const UNSUPERSEDED_MAX: usize = 64;
 
 const TYPE_URL: &str = "type.googleapis.com/";
 

@@ -41,7 +41,7 @@ fn order(time: &Timestamp) -> (i64, i32) {
 ///
 /// # Errors
 /// Those that stand in its way and are later. One that only perhaps does is left out, since the server knows and refuses;
-/// but naming an event also covers every earlier one of its origin, so where that would cover such a later opt-out, it
+/// but naming an event may also name every earlier one of its origin, so where that could be such a later opt-out, it
 /// counts as standing in the way.
 pub fn choose(
     opt_outs: Vec<v1::OptOutRef>,

@@ -33,14 +33,14 @@
 //! stretch without silence: no comparison of the rule tells moments apart that lie within the margin, other than of two
 //! acts.
 //!
-//! Left out because they are beyond the bounds: other scopes than one, requests and confirmations, imports, misdated
-//! reports, holds (all of these are in [`exhaustive`](super::exhaustive) or [`oracle`](super::oracle)), edges with wrong
-//! clocks, and two silences.
+//! Left out because they are beyond the bounds: other written forms of an address, more opt-outs of an edge than stand
+//! alone (both are in `engine::tests::late`), other scopes than one, requests and confirmations, imports, misdated
+//! reports, holds (these are in [`exhaustive`](super::exhaustive) or [`oracle`](super::oracle)), edges with wrong clocks,
+//! and two silences.
 //!
 //! A caller tells the truth if it names only opt-outs that the person acted after, as far as its node knows them for the
 //! person's; an id stands for all that its anchor recorded up to it of the same identifier, and for itself alone where an
-//! edge took it in. A grant is right
-//! if nothing known at that node that ends it came after the act that granted; and through a link, if nothing is known to
+//! edge took it in. A grant is right if nothing known at that node that ends it came after the act that granted; and through a link, if nothing is known to
 //! end it at all. An opt-in must grant if it names everything known there or came long after it, and nothing known to its
 //! recorder came after it. The counts below show that both happen often.
 
