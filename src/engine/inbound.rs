@@ -107,13 +107,17 @@ pub struct InboundAnswer {
 }
 
 impl Engine {
-    /// Takes a person's message in.
+    /// Takes a person's message in. One that opts out waits a little until a majority of the anchors has it.
     ///
     /// # Errors
     /// [`EngineError`]; a message that opts out is recorded whenever this process can write at all.
     pub async fn handle_inbound(&self, inbound: Inbound) -> Result<InboundAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
-        carry_on(async move { inner.inbound(&inbound).await }).await
+        let answer = carry_on(async move { inner.inbound(&inbound).await }).await?;
+        if let (InboundOutcome::OptOut, Some(event)) = (answer.outcome, answer.event) {
+            self.inner.durability(event, None, true).await?;
+        }
+        Ok(answer)
     }
 }
 

@@ -43,11 +43,17 @@ pub fn others(view: &View, identity: &Identity, links: &[Identifier]) -> Result<
         return Ok(Vec::new());
     }
     let mut seen = vec![identity.own];
-    // Taken from the end: what is linked to the address itself is known for that before it is met through another form of it.
-    let mut waiting: Vec<(Relation, Identifier)> =
-        identity.aliases.iter().map(|alias| (Relation::Alias, *alias)).collect();
-    waiting.extend(links.iter().map(|link| (Relation::Link(*link), *link)));
     let mut others = Others::new();
+    // Other forms of the address come first: they are that even where they are linked to it as well. What is linked to the address
+    // comes before what is linked to another form of it: each is taken from the end, with all that it leads to.
+    let mut waiting: Vec<(Relation, Identifier)> = Vec::new();
+    for alias in &identity.aliases {
+        seen.push(*alias);
+        let person = view.get(alias)?;
+        waiting.extend(person.record.links.iter().map(|link| (Relation::AliasLink(*link), *link)));
+        others.push((Relation::Alias, *alias, person));
+    }
+    waiting.extend(links.iter().map(|link| (Relation::Link(*link), *link)));
     while let Some((relation, id)) = waiting.pop() {
         if seen.contains(&id) {
             continue;

@@ -256,7 +256,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`EngineError::NotReplicated`] where REPLICATED was asked for and not reached.
-    async fn durability(
+    pub(super) async fn durability(
         &self,
         event: EventId,
         wants_replicated: Option<Instant>,

@@ -76,7 +76,7 @@ impl Inner {
         let known = match self.view.get(&first) {
             Ok(person) => Some(person.record),
             Err(error) if !opts_out => return Err(error.into()),
-            // Recorded a second time it joins to the same.
+            // Recorded a second time it denies the same, only that an opt-in has to name both.
             Err(_) => None,
         };
         if let (Some(mark), Some(known)) = (event.request, &known) {

@@ -99,6 +99,11 @@ impl Covers {
         self.linked.retain(|(_, sequence)| *sequence > 0);
     }
 
+    /// Of what is named alone keeps only what `wanted` says.
+    pub fn retain_alone(&mut self, wanted: impl Fn(EventId) -> bool) {
+        self.alone.retain(|id| wanted(*id));
+    }
+
     /// Covers nothing of `origin` but what is named alone.
     pub fn forget_up_to(&mut self, origin: OriginId) {
         self.up_to.retain(|(known, _)| *known != origin);

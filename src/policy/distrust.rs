@@ -172,11 +172,13 @@ impl Distrust {
     }
 }
 
-/// Whether two events say the same, but for what their opt-ins cover: covers are capped by what is doubted when they are recorded anew.
+/// Whether two events say the same, but for what their opt-ins cover, which is capped by what is doubted when they are recorded anew, and for
+/// who numbered them.
 #[must_use]
 pub fn same_but_for_covers(a: &ConsentEvent, b: &ConsentEvent) -> bool {
     let without = |event: &ConsentEvent| {
         let mut event = event.clone();
+        event.numbered_late = false;
         for change in &mut event.changes {
             match change {
                 Change::OptIn(opt_in) => opt_in.covers = Covers::default(),

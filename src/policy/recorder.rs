@@ -15,7 +15,7 @@ use super::types::{Category, Channel, InvalidateCause, OptInMethod, OptOutMethod
 
 mod answers;
 
-pub use answers::{confirm, join_program, renew};
+pub use answers::{RENEWED_MAX, confirm, join_program, renew};
 
 /// By how much an imported opt-in must be later than an imported opt-out to beat it.
 pub const IMPORT_MARGIN_MS: i64 = DAY_MS;
@@ -113,9 +113,7 @@ pub fn record(
     if missing.is_empty() {
         Ok(recorded)
     } else {
-        missing.sort_by_key(|mark: &Mark| mark.id);
-        missing.dedup();
-        Err(Refusal::Unsuperseded(missing))
+        Err(Refusal::Unsuperseded(standing::latest_by_id(missing)))
     }
 }
 

@@ -196,6 +196,17 @@ pub fn marks<'a>(known: &'a [Known<'a>]) -> impl Iterator<Item = Mark> {
     })
 }
 
+/// Each event once, with the latest of its times: one that stands for others has another in every scope.
+#[must_use]
+pub fn latest_by_id(marks: impl IntoIterator<Item = Mark>) -> Vec<Mark> {
+    let mut latest = std::collections::BTreeMap::<EventId, Mark>::new();
+    for mark in marks {
+        let known = latest.entry(mark.id).or_insert(mark);
+        known.time = known.time.max(mark.time);
+    }
+    latest.into_values().collect()
+}
+
 /// Where the person stands towards a business-initiated `subject`.
 #[must_use]
 pub fn standing(known: &[Known<'_>], subject: &Subject<'_>, rules: &Rules, now: Timestamp) -> Finding {

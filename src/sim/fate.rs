@@ -37,7 +37,7 @@ pub fn run(seed: u64) -> World {
 
 fn begin(seed: u64) -> World {
     let mut dice = crate::replication::sim::rng::Rng::new(seed ^ 0xfa7e);
-    let anchors = dice.between(1, 4).max(if dice.one_in(4) { 1 } else { 3 });
+    let anchors = dice.between(1, 5).max(if dice.one_in(4) { 1 } else { 3 });
     let edges = dice.below(3).max(3_u64.saturating_sub(anchors));
     let roles: Vec<Role> =
         (0..anchors + edges).map(|node| if node < anchors { Role::Anchor } else { Role::Edge }).collect();
@@ -61,7 +61,10 @@ fn person_acts(world: &mut World) {
             What::OptIn { reach, named: named.unwrap_or_default() }
         }
         7..=10 => {
-            let how = *pick(world, &[How::Caller, How::Caller, How::Anonymous, How::Misdated, How::Signed]);
+            let how = *pick(
+                world,
+                &[How::Caller, How::Caller, How::Anonymous, How::Misdated, How::Signed, How::OtherAddress],
+            );
             let reach = if world.rng.one_in(4) { Reach::Everything } else { reach };
             What::Stop { reach, how }
         }

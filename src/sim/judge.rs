@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::node::offers;
-use super::people::{Act, BUSINESS, CHANNELS, How, Told, What, address};
+use super::people::{Act, BUSINESS, CHANNELS, How, Told, What, address, other_identifier};
 use super::world::{Clocks, MAX_STALENESS_MS, World};
 use crate::engine::ranges::Verdict;
 use crate::engine::{CheckAnswer, CheckRequest, Engine, Mode, RequestedContent};
 use crate::ledger::Head;
 use crate::policy::consent::Naming;
 use crate::policy::event::{Change, ConsentEvent};
-use crate::policy::ids::{EventId, OriginId};
+use crate::policy::ids::{EventId, Identifier, OriginId};
 use crate::policy::types::{Category, Channel, Reason};
 use crate::replication::frame::Role;
 
@@ -27,6 +27,8 @@ pub struct Tally {
     pub snapshots: u64,
     pub items_done: u64,
     pub taken: u64,
+    /// Opt-outs at a person's other address that a node took in.
+    pub taken_of_links: u64,
     pub kept_at_edges: u64,
     pub retries: u64,
     pub refused: u64,
@@ -76,6 +78,7 @@ impl Tally {
         self.items_done += items_done;
         self.taken += taken;
         self.kept_at_edges += kept_at_edges;
+        self.taken_of_links += other.taken_of_links;
         self.retries += other.retries;
         self.refused += other.refused;
         self.kills += other.kills;
@@ -128,6 +131,14 @@ fn ends(event: &ConsentEvent, channel: Channel) -> bool {
     })
 }
 
+/// How an opt-in of `who` names an event.
+fn naming(event: &ConsentEvent, who: Identifier) -> Naming {
+    match event.subjects.first() {
+        Some(first) if !event.numbered_late && *first != who => Naming::OfLink(*first),
+        _ => event.naming(),
+    }
+}
+
 impl World {
     pub fn fail(&self, what: &str) -> ! {
         let start = self.log.len().saturating_sub(400);
@@ -146,7 +157,8 @@ impl World {
 
     /// The ranges in which somebody is.
     pub fn ranges(&self) -> Vec<usize> {
-        self.persons.iter().map(|who| usize::from(who.0[0])).collect()
+        let others = (0..self.persons.len()).map(other_identifier);
+        self.persons.iter().copied().chain(others).map(|who| usize::from(who.0[0])).collect()
     }
 
     /// Holds all that `node` answers now against the truth.
@@ -388,7 +400,7 @@ impl World {
                 };
                 let outs: Vec<(EventId, Naming)> = of_person()
                     .filter(|(_, told)| ends(&told.event, channel))
-                    .map(|(id, told)| (*id, told.event.naming()))
+                    .map(|(id, told)| (*id, naming(&told.event, who)))
                     .collect();
                 let names_all = of_person().find(|(_, told)| {
                     told.event.changes.iter().any(|change| match change {

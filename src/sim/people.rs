@@ -63,6 +63,8 @@ pub enum How {
     Misdated,
     /// The platform.
     Signed,
+    /// A caller, at the person's other address, who says that both are the person's.
+    OtherAddress,
 }
 
 /// What a person does.
@@ -130,9 +132,19 @@ pub fn address(person: usize) -> Address {
     Address::parse_phone(&format!("+4915123456{person:03}")).expect("a number")
 }
 
+/// Where a person opts out and nothing else.
+fn other_address(person: usize) -> Address {
+    Address::parse_phone(&format!("+4915123457{person:03}")).expect("a number")
+}
+
 /// A person's keyed hash.
 pub fn identifier(person: usize) -> Identifier {
     ClusterKey::from_bytes(&KEY).identifier(BUSINESS, &address(person))
+}
+
+/// The keyed hash of the other address.
+pub fn other_identifier(person: usize) -> Identifier {
+    ClusterKey::from_bytes(&KEY).identifier(BUSINESS, &other_address(person))
 }
 
 impl World {
@@ -159,8 +171,8 @@ impl World {
         self.set_clock(node);
         let engine = &self.nodes[node].process.as_ref()?.engine;
         let view = engine.consent(BUSINESS, &address(person), &[], None).ok()?;
-        let cells = &view.person.record.cells;
-        let marks = cells.iter().flat_map(|(_, cell)| cell.outs.iter().chain(cell.voids.iter()));
+        let cells = std::iter::once(&view.person).chain(&view.others).flat_map(|person| &person.record.cells);
+        let marks = cells.flat_map(|(_, cell)| cell.outs.iter().chain(cell.voids.iter()));
         let mut ids: Vec<EventId> = marks.map(|mark| mark.id).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -218,7 +230,7 @@ impl World {
             }
             What::Stop { reach, how } => {
                 let (occurred, source) = match how {
-                    How::Caller | How::Anonymous => (by_caller, Source::Caller),
+                    How::Caller | How::Anonymous | How::OtherAddress => (by_caller, Source::Caller),
                     How::Misdated => (Timestamp(0), Source::Caller),
                     How::Signed => (by_provider, Source::Signed),
                 };
@@ -278,10 +290,16 @@ impl World {
         source: Source,
     ) -> Result<Option<EventId>, EngineError> {
         let anonymous = matches!(act.what, What::Stop { how: How::Anonymous, .. });
+        let (recipient, also) = match act.what {
+            What::Stop { how: How::OtherAddress, .. } => {
+                (other_address(act.person), vec![address(act.person)])
+            }
+            _ => (address(act.person), Vec::new()),
+        };
         let request = RecordRequest {
             business: BusinessId::new(BUSINESS).expect("an id"),
-            recipient: address(act.person),
-            also: Vec::new(),
+            recipient,
+            also,
             request_id: if anonymous { String::new() } else { format!("act-{number}") },
             content: (number as u64).to_le_bytes(),
             reports: vec![report],
@@ -297,6 +315,8 @@ impl World {
     /// `node` said that it has the act.
     fn take_note(&mut self, node: usize, number: usize) {
         self.tally.taken += 1;
+        let elsewhere = matches!(self.acts[number].what, What::Stop { how: How::OtherAddress, .. });
+        self.tally.taken_of_links += u64::from(elsewhere);
         self.nodes[node].took.insert(number);
         self.acts[number].taken_by.insert(node);
         let Some(process) = &self.nodes[node].process else { return };
@@ -401,7 +421,10 @@ impl World {
 /// Whether two acts cannot be told apart but by their times and ids.
 fn says_the_same(one: &What, other: &What) -> bool {
     match (one, other) {
-        (What::Stop { reach, .. }, What::Stop { reach: others, .. }) => reach == others,
+        (What::Stop { reach, how }, What::Stop { reach: others_reach, how: others_how }) => {
+            let is_elsewhere = |how: &How| *how == How::OtherAddress;
+            reach == others_reach && is_elsewhere(how) == is_elsewhere(others_how)
+        }
         _ => one == other,
     }
 }

@@ -42,6 +42,7 @@ fn whatever_befalls_nodes_and_people_the_last_word_holds() {
             ("snapshots", all.snapshots),
             ("items of edges numbered", all.items_done),
             ("reports that came again", all.retries),
+            ("opt-outs at another address", all.taken_of_links),
             ("kills", all.kills),
             ("power cuts", all.power_cuts),
             ("power cuts in a write", all.torn),

@@ -113,6 +113,19 @@ async fn a_request_is_numbered_once_however_often_and_wherever_it_comes() {
     assert_eq!(anchor.engine.heads().iter().map(|(_, head)| head.sequence).sum::<u64>(), 2);
 }
 
+/// A STOP that one anchor has, and that the provider delivers once more, to an edge that has it from that anchor.
+#[tokio::test]
+async fn an_edge_does_not_answer_for_a_stop_that_no_majority_has() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    let stop = || message("STOP", anchor.clock.now());
+    anchor.engine.handle_inbound(stop()).await.unwrap();
+    snapshot(&anchor, &edge);
+    let answer = edge.engine.handle_inbound(stop()).await;
+    assert!(matches!(answer, Err(EngineError::NotReplicated(_))), "{:?}", answer.map(|answer| answer.event));
+    assert_eq!(edge.denies(""), Some(Reason::OptedOut));
+}
+
 #[tokio::test]
 async fn what_no_majority_has_stays_in_the_outbox_if_it_opts_out() {
     let (anchor, edge) = (Node::open(fresh()), Node::edge());

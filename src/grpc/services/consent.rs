@@ -16,7 +16,7 @@ use crate::grpc::status::ApiError;
 use crate::pb::v1;
 use crate::pb::v1::consent_service_server::ConsentService;
 use crate::policy::ids::BusinessId;
-use crate::policy::standing::WINDOW_MS;
+use crate::policy::standing::{WINDOW_MS, latest_by_id};
 use crate::policy::types::Channel;
 
 use super::stream::{self, Answers};
@@ -195,11 +195,10 @@ fn consent_response(view: ConsentView) -> v1::GetConsentResponse {
     let opt_outs = records()
         .flat_map(|record| &record.cells)
         .flat_map(|(_, cell)| cell.outs.iter().chain(cell.imported_outs.iter()))
-        .map(|mark| (mark.id, *mark))
-        .collect::<std::collections::BTreeMap<_, _>>();
+        .copied();
     v1::GetConsentResponse {
         states: states.into_iter().map(pb_scope_state).collect(),
-        opt_outs: opt_outs.into_values().map(opt_out_ref).collect(),
+        opt_outs: latest_by_id(opt_outs).into_iter().map(opt_out_ref).collect(),
         windows: person
             .usage
             .windows

@@ -232,6 +232,8 @@ proptest! {
         joined.join(&other);
         prop_assert_eq!(&all, &shuffled);
         prop_assert_eq!(&all, &joined);
+        joined.join(&all);
+        prop_assert_eq!(&all, &joined);
         let alone = all.iter().filter(|mark| mark.naming == Naming::Alone).count();
         prop_assert!(alone <= ALONE_MAX);
         let latest = |marks: &[Timestamp]| marks.iter().copied().max();

@@ -1,7 +1,9 @@
 //! Opt-ins by which a person answers what was asked or offered before: a confirmation, START, a program's word or button.
 
+use std::cmp::Reverse;
+
 use super::{expiry, request_changes};
-use crate::policy::consent::{Covers, Mark, Naming};
+use crate::policy::consent::{self, Covers, Mark, Naming};
 use crate::policy::event::{self, Change, OptIn};
 use crate::policy::ids::EventId;
 use crate::policy::report::{self, OptInReport, RequestReport};
@@ -56,9 +58,13 @@ fn covers_by_provider(against: &Against, channel: Channel, at: Timestamp, rules:
     let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
     let precedes =
         |mark: &Mark| mark.precedes_message(channel, at) || mark.time < at.minus_ms(rules.clock_margin_ms);
+    // Of an origin, at the same identifier; and what is one event.
     let comes_with = |named: &Mark| {
-        let named = (named.naming == Naming::WithEarlier).then_some(named.id.origin);
-        marks().filter(move |other| other.naming == Naming::WithEarlier && Some(other.id.origin) == named)
+        let Mark { id, naming, .. } = *named;
+        marks().filter(move |other| {
+            let also = other.id.origin == id.origin && other.naming == naming;
+            also && (naming != Naming::Alone || other.id == id)
+        })
     };
     let mut covers = Covers::default();
     marks()
@@ -66,6 +72,9 @@ fn covers_by_provider(against: &Against, channel: Channel, at: Timestamp, rules:
         .for_each(|mark| covers.name(mark));
     covers
 }
+
+/// The most opt-ins of one scope that a START renews, the latest first.
+pub const RENEWED_MAX: usize = 16;
 
 /// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else did.
 ///
@@ -84,7 +93,10 @@ pub fn renew(
     for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
         let subject = state::subject(&scope.purpose, channel, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
-        for ended in cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)) {
+        let mut lasting: Vec<&consent::OptIn> =
+            cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)).collect();
+        lasting.sort_by_key(|opt_in| Reverse(opt_in.occurred));
+        for ended in lasting.into_iter().take(RENEWED_MAX) {
             let by: Vec<&Mark> = against
                 .all_outs()
                 .filter(|(mark, imported)| !ended.beats(mark, *imported))
@@ -102,6 +114,8 @@ pub fn renew(
                 continue;
             }
             let mut covers = ended.covers.clone();
+            // What is not told apart any more can be named by nobody.
+            covers.retain_alone(|id| standing::marks(known).any(|mark| mark.id == id));
             by.iter().for_each(|mark| covers.name(mark));
             // A START repeats what was agreed to; it does not lengthen it.
             match renewed.iter_mut().find(|opt_in| opt_in.renews == Some(ended.id)) {

@@ -7,10 +7,11 @@ use proptest::sample::select;
 use super::SUBJECT;
 use super::script::{self, Act, Arrival, CLOCKS, Grant, MARGIN_MS, Naming, Reach, Script, What};
 use super::world::{Clocks, World};
+use crate::policy::consent::ALONE_MAX;
 use crate::policy::event::{Change, ConsentEvent, Invalidate, OptOut};
 use crate::policy::ids::{BusinessId, EventId, OriginId};
 use crate::policy::record::Record;
-use crate::policy::recorder::{self, Source};
+use crate::policy::recorder::{self, RENEWED_MAX, Source};
 use crate::policy::report::Report;
 use crate::policy::standing::{self, Known, Relation, Standing, Subject};
 use crate::policy::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Timestamp};
@@ -208,6 +209,91 @@ fn an_opt_in_in_vain_covers_nothing_that_is_not_known_yet() {
     assert_ne!(stands(&all[..1], Channel::Whatsapp), Standing::Granted, "where only the finding is known");
     assert_ne!(stands(&all, Channel::Whatsapp), Standing::Granted);
     assert_eq!(stands(&all, Channel::Sms), Standing::Granted, "where nothing came after it");
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp(1_760_000_000_000).plus_ms(seconds * SECOND_MS)
+}
+
+fn event_of(change: Change, numbered_late: bool) -> ConsentEvent {
+    ConsentEvent {
+        business: BusinessId::new("acme").unwrap(),
+        subjects: vec![SUBJECT],
+        recorded: at(0),
+        request: None,
+        rules_version: String::new(),
+        numbered_late,
+        changes: vec![change],
+    }
+}
+
+/// Of all messages by SMS, in the person's own words or not.
+fn out_by_sms(time: Timestamp, by_message: bool) -> Change {
+    Change::OptOut(OptOut {
+        scopes: vec![Scope { channel: Some(Channel::Sms), purpose: Purpose::All }],
+        time,
+        stated: None,
+        imported: false,
+        inbound: by_message.then_some((Channel::Sms, time)),
+        method: OptOutMethod::Keyword,
+        confirm_until: None,
+    })
+}
+
+/// The order of the person's acts: STOP by SMS from one number, JOIN from the other, X on the web for the first. X is told before the STOP.
+#[test]
+fn a_program_joined_after_a_linked_numbers_stop_has_not_come_after_what_else_was_told_of_that_number() {
+    let id = |sequence| EventId { origin: OriginId([1; 16]), sequence };
+    let (own, mut linked) = (Record::default(), Record::default());
+    linked.apply(id(9), &event_of(out_by_sms(at(0), true), false), &SUBJECT);
+    let joins = |linked: &Record| {
+        let known = [
+            Known { relation: Relation::Own, record: &own },
+            Known { relation: Relation::Link(SUBJECT), record: linked },
+        ];
+        let report = Grant::OffersOnBoth.report(at(10), Vec::new());
+        let rules = script::rules();
+        let changes = recorder::join_program(&report, Channel::Sms, at(10), &known, &rules, at(30));
+        let Some(Change::OptIn(opt_in)) = changes.into_iter().next() else { panic!("an opt-in") };
+        opt_in.covers
+    };
+    assert!(!joins(&linked).is_empty(), "the STOP alone is named");
+    linked.apply(id(8), &event_of(out_by_sms(at(20), false), false), &SUBJECT);
+    assert!(joins(&linked).is_empty());
+}
+
+/// Somebody who says STOP and START a hundred times, through an edge.
+#[test]
+fn start_renews_no_more_than_a_bounded_number_of_opt_ins() {
+    let rules = script::rules();
+    let id = |origin: u8, sequence| EventId { origin: OriginId([origin; 16]), sequence };
+    let mut record = Record::default();
+    for change in recorded(&record, at(0), id(1, 1)) {
+        record.apply(id(2, 1), &event_of(change, true), &SUBJECT);
+    }
+    for cycle in 1..=100 {
+        let stopped = at(cycle * 700);
+        let sequence = u64::try_from(cycle).unwrap();
+        record.apply(id(1, sequence), &event_of(out_by_sms(stopped, true), true), &SUBJECT);
+        let known = [Known { relation: Relation::Own, record: &record }];
+        let renewed = recorder::renew(
+            Channel::Sms,
+            stopped.plus_ms(MINUTE_MS),
+            &known,
+            &rules,
+            stopped.plus_ms(MINUTE_MS),
+        );
+        assert!((1..=RENEWED_MAX).contains(&renewed.len()), "{cycle}: {}", renewed.len());
+        for opt_in in renewed {
+            assert!(opt_in.covers.alone().len() <= ALONE_MAX + 1, "{:?}", opt_in.covers);
+            record.apply(id(2, sequence + 1), &event_of(Change::OptIn(opt_in), true), &SUBJECT);
+        }
+        let offers = script::topic("offers");
+        let subject = Subject { channel: Channel::Sms, category: Category::Marketing, topic: Some(&offers) };
+        let known = [Known { relation: Relation::Own, record: &record }];
+        let standing = standing::standing(&known, &subject, &rules, stopped.plus_ms(2 * MINUTE_MS)).standing;
+        assert_eq!(standing, Standing::Granted, "{cycle}");
+    }
 }
 
 fn row() -> impl Strategy<Value = (What, i64)> {
