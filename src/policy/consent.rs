@@ -10,7 +10,7 @@ use super::types::{Category, Channel, ConsentType, EvidenceGrade, OptInMethod};
 
 /// The most opt-outs of one origin and scope that can each be named alone; what was numbered before them is known as one that nobody can
 /// name, so that only time beats it.
-pub const ALONE_MAX: usize = 8;
+pub const ALONE_MAX: usize = 64;
 
 /// The opt-outs that an opt-in names: of each origin all up to a number, at the identifier itself and at linked ones, and some alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

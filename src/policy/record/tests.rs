@@ -211,7 +211,7 @@ proptest! {
     /// Of many that stand alone the highest stay, and the others are never forgotten, in whatever parts and order they come.
     #[test]
     fn no_more_opt_outs_stand_alone_than_are_told_apart(
-        (outs, again, split) in vec((0..30_u64, strategies::time(), any::<bool>()), 0..40).prop_flat_map(|outs| {
+        (outs, again, split) in vec((0..200_u64, strategies::time(), any::<bool>()), 0..160).prop_flat_map(|outs| {
             let len = outs.len();
             (Just(outs.clone()), Just(outs).prop_shuffle(), vec(any::<bool>(), len))
         }),
