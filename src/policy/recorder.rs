@@ -321,11 +321,7 @@ fn opt_in_change(
     } else {
         let covers = covers_of(&report.supersedes, known, recorded);
         #[cfg(sabotage)]
-        let covers = if crate::sabotage::is("covers-on-arrival") {
-            standing::marks(known).map(|mark| mark.id).collect()
-        } else {
-            covers
-        };
+        let covers = if crate::sabotage::is("covers-on-arrival") { all_known(known) } else { covers };
         missing.extend(unsuperseded(&scopes, &covers, occurred, known, rules, now));
         if late_supersedes(&covers, known, occurred.plus_ms(rules.clock_margin_ms)) {
             recorded.warnings.push(
@@ -451,6 +447,13 @@ fn unsuperseded(
     missing
 }
 
+/// The covers of who acted after all that is known here.
+fn all_known(known: &[Known<'_>]) -> Covers {
+    let mut covers = Covers::default();
+    standing::marks(known).for_each(|mark| covers.name(&mark));
+    covers
+}
+
 fn request_changes(
     report: &RequestReport,
     known: &[Known<'_>],
@@ -460,14 +463,12 @@ fn request_changes(
     let Some(via) = report.via else { return Vec::new() };
     let opt_in = &report.opt_in;
     let occurred = opt_in.occurred.unwrap_or(now).min(now);
-    let mut covers = Covers::default();
-    standing::marks(known).for_each(|mark| covers.name(&mark));
     let lapses = now.plus_ms(rules.pending_expires_after_ms);
     vec![Change::Request(Request {
         scopes: report::in_scopes(opt_in, rules),
         via,
         occurred,
-        covers,
+        covers: all_known(known),
         expire: report.expire.map_or(lapses, |expire| expire.min(lapses)),
         opt_in_expire: expiry(opt_in.expire, occurred, rules),
         consent_type: opt_in.consent_type,
