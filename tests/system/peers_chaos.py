@@ -192,11 +192,8 @@ class Caller:
                 self.counts["refused for opt-outs"] += 1
                 told = Refusal(answer).opt_outs
                 expect(told, "a refused opt-in names the opt-outs")
-                newest = {event.origin: event for event in named}
-                for event in told:
-                    if event.origin not in newest or event.sequence > newest[event.origin].sequence:
-                        newest[event.origin] = event
-                named = list(newest.values())
+                # Each of them: what an edge took in stands for itself alone.
+                named = list({key(event): event for event in [*named, *told]}.values())
                 continue
             if self.settle(node, person, request_id, change, "opt_in", answer, durability):
                 self.counts["opt-ins"] += 1
