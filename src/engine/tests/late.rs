@@ -1,38 +1,27 @@
-//! Opt-outs whose numbers come late, and links that come to be known late: an opt-in comes after what it names, and after nothing that was
-//! before nobody's eyes.
+//! Opt-outs whose numbers come late, and links that come to be known late: an opt-in comes after what it names, and after nothing that
+//! whoever named it could not see.
 
 use super::edges::{number, opts_out_at, snapshot};
 use super::*;
 use crate::engine::submitted::TakenIn;
+use crate::outbox::Item;
 use crate::policy::consent::ALONE_MAX;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, OptOut};
 use crate::policy::ids::EventId;
 use crate::policy::report::InvalidateReport;
 use crate::policy::types::{InvalidateCause, Purpose, Scope};
 
-/// The order of the person's acts: Y at the edge, O, X at the anchor. Y reaches the anchor last, and O names it.
-#[tokio::test]
-async fn who_names_what_came_late_has_not_named_what_came_after_it() {
-    let (anchor, edge) = (Node::open(fresh()), Node::edge());
-    for node in [&anchor, &edge] {
-        node.engine.replica().set_clocks_apart_ms(0);
-    }
+/// Lets time pass for all of `nodes`, whose clocks are known to agree, in minutes.
+fn in_step<'a>(nodes: &'a [&'a Node]) -> impl Fn(i64) + 'a {
+    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
+    |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS))
+}
+
+/// The person, known to both as opted in, opts out at the edge; the item that no anchor has.
+async fn opted_out_at_the_edge(anchor: &Node, edge: &Node) -> Arc<Item> {
     anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let item = opts_out_at(&edge).await;
-    let opted_in_again = edge.clock.now().plus_ms(4 * MINUTE_MS);
-    for node in [&anchor, &edge] {
-        node.clock.advance_ms(9 * MINUTE_MS);
-    }
-    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
-    for node in [&anchor, &edge] {
-        node.clock.advance_ms(20 * MINUTE_MS);
-    }
-    let y = number(&anchor, &edge, &item).await.unwrap().event;
-    let again = opts_in_again(opted_in_again, vec![y]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+    snapshot(anchor, edge);
+    opts_out_at(edge).await
 }
 
 /// An opt-in again at `occurred`, which names `named`.
@@ -45,18 +34,46 @@ fn opts_in_again(occurred: Timestamp, named: Vec<EventId>) -> Report {
     })
 }
 
+/// The opt-in does not name all that it would have to, and the person stays opted out.
+async fn refuses(node: &Node, again: Report) {
+    let refused = node.try_record(person(), "O", again, Source::Caller).await;
+    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+/// The opt-in of `who` counts as long as nobody knows that the other address, opted out, is the same person's.
+async fn counts_until_linked(node: &Node, who: Address, again: Report, linked: Address) {
+    node.try_record(who.clone(), "O", again, Source::Caller).await.unwrap();
+    assert_eq!(node.denies_to(who.clone(), "", Mode::Peek), None);
+    node.links(linked, other_address()).await;
+    assert_eq!(node.denies_to(who, "", Mode::Peek), Some(Reason::OptedOut));
+}
+
+/// The order of the person's acts: Y at the edge, O, X at the anchor. Y reaches the anchor last, and O names it.
+#[tokio::test]
+async fn who_names_what_came_late_has_not_named_what_came_after_it() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    let nodes = [&anchor, &edge];
+    let pass = in_step(&nodes);
+    let item = opted_out_at_the_edge(&anchor, &edge).await;
+    let opted_in_again = edge.clock.now().plus_ms(4 * MINUTE_MS);
+    pass(9);
+    anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
+    pass(20);
+    let y = number(&anchor, &edge, &item).await.unwrap().event;
+    let again = opts_in_again(opted_in_again, vec![y]);
+    refuses(&anchor, again).await;
+}
+
 /// The order of the person's acts: Y at the edge, Z at another anchor, O, X at the anchor. Z is reported after X, and Y reaches the anchor
 /// last; O names Y and Z.
 #[tokio::test]
 async fn what_another_anchor_recorded_does_not_stand_for_what_came_after() {
     let (anchor, other, edge) = (Node::open(fresh()), Node::open(fresh()), Node::edge());
     let nodes = [&anchor, &other, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
+    let pass = in_step(&nodes);
     let begun = edge.clock.now();
-    let item = opts_out_at(&edge).await;
+    let item = opted_out_at_the_edge(&anchor, &edge).await;
     pass(9);
     anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
     pass(1);
@@ -66,9 +83,7 @@ async fn what_another_anchor_recorded_does_not_stand_for_what_came_after() {
     pass(20);
     let y = number(&anchor, &edge, &item).await.unwrap().event;
     let again = opts_in_again(begun.plus_ms(4 * MINUTE_MS), vec![y, z]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+    refuses(&anchor, again).await;
 }
 
 /// The order of the person's acts: Y, O, X. Y is reported to the edge an hour late, and a webhook tells the anchor of X as late, with its
@@ -77,8 +92,7 @@ async fn what_another_anchor_recorded_does_not_stand_for_what_came_after() {
 async fn a_webhooks_opt_out_is_not_named_by_an_edges_report_that_is_younger() {
     let (anchor, edge) = (Node::open(fresh()), Node::edge());
     let nodes = [&anchor, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
+    let pass = in_step(&nodes);
     anchor.opts_in().await;
     snapshot(&anchor, &edge);
     pass(1);
@@ -93,9 +107,7 @@ async fn a_webhooks_opt_out_is_not_named_by_an_edges_report_that_is_younger() {
     pass(5);
     let y = number(&anchor, &edge, &item).await.unwrap().event;
     let again = opts_in_again(begun.plus_ms(5 * MINUTE_MS), vec![y]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+    refuses(&anchor, again).await;
 }
 
 /// The order of the person's acts: Y at one address, O there, X at the other, all within the margin. Y is told to an edge, and reaches the
@@ -104,40 +116,32 @@ async fn a_webhooks_opt_out_is_not_named_by_an_edges_report_that_is_younger() {
 async fn who_names_what_came_late_has_not_named_what_came_after_it_at_an_address_linked_later() {
     let (anchor, edge) = (Node::open(fresh()), Node::edge());
     let nodes = [&anchor, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let item = opts_out_at(&edge).await;
+    let pass = in_step(&nodes);
+    let item = opted_out_at_the_edge(&anchor, &edge).await;
     pass(1);
     let opted_in_again = edge.clock.now();
     pass(1);
     anchor.try_record(other_address(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
     let y = number(&anchor, &edge, &item).await.unwrap().event;
     let again = opts_in_again(opted_in_again, vec![y]);
-    anchor.try_record(person(), "O", again, Source::Caller).await.unwrap();
-    assert_eq!(anchor.denies(""), None, "nobody knows that it is the same person");
-    anchor.links(person(), other_address()).await;
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+    counts_until_linked(&anchor, person(), again, person()).await;
 }
 
 /// The same with Y told late to the anchor itself, and O with a warning.
 #[tokio::test]
 async fn who_names_what_was_told_late_has_not_named_what_came_after_it_at_an_address_linked_later() {
     let anchor = Node::open(fresh());
-    anchor.engine.replica().set_clocks_apart_ms(0);
+    let nodes = [&anchor];
+    let pass = in_step(&nodes);
     anchor.opts_in().await;
     let opted_out = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
+    pass(1);
     let opted_in_again = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
+    pass(1);
     anchor.try_record(other_address(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
     let y = anchor.try_record(person(), "Y", opt_out(opted_out), Source::Caller).await.unwrap().event;
     let again = opts_in_again(opted_in_again, vec![y]);
-    anchor.try_record(person(), "O", again, Source::Caller).await.unwrap();
-    assert_eq!(anchor.denies(""), None, "nobody knows that it is the same person");
-    anchor.links(person(), other_address()).await;
-    assert_eq!(anchor.denies(""), Some(Reason::OptedOut));
+    counts_until_linked(&anchor, person(), again, person()).await;
 }
 
 /// The order of the person's acts: Y at the edge, O, X at the anchor, all within the margin. Y reaches the anchor last, and O a peer that has
@@ -146,11 +150,8 @@ async fn who_names_what_was_told_late_has_not_named_what_came_after_it_at_an_add
 async fn who_names_what_came_late_is_refused_by_whoever_has_no_more_than_that() {
     let (anchor, peer, edge) = (Node::open(fresh()), Node::open(fresh()), Node::edge());
     let nodes = [&anchor, &peer, &edge];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = |minutes| nodes.iter().for_each(|node| node.clock.advance_ms(minutes * MINUTE_MS));
-    anchor.opts_in().await;
-    snapshot(&anchor, &edge);
-    let item = opts_out_at(&edge).await;
+    let pass = in_step(&nodes);
+    let item = opted_out_at_the_edge(&anchor, &edge).await;
     pass(1);
     let opted_in_again = edge.clock.now();
     pass(1);
@@ -160,10 +161,7 @@ async fn who_names_what_came_late_is_refused_by_whoever_has_no_more_than_that() 
     for record in records.take(usize::try_from(y.sequence).unwrap()) {
         peer.engine.ledger().unwrap().relay(record, false).unwrap().await.unwrap();
     }
-    let refused =
-        peer.try_record(person(), "O", opts_in_again(opted_in_again, vec![y]), Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
-    assert_eq!(peer.denies(""), Some(Reason::OptedOut));
+    refuses(&peer, opts_in_again(opted_in_again, vec![y])).await;
 }
 
 /// What is linked to another written form of a number may be another person's, and its numbers say nothing either.
@@ -172,29 +170,28 @@ async fn who_names_what_was_told_late_has_not_named_what_is_linked_to_another_fo
     let (number, other_form) = ("+5215512345678", "+525512345678");
     let [number, other_form] = [number, other_form].map(|number| Address::parse_phone(number).unwrap());
     let anchor = Node::open(fresh());
-    anchor.engine.replica().set_clocks_apart_ms(0);
+    let nodes = [&anchor];
+    let pass = in_step(&nodes);
     let opted_out = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
+    pass(1);
     let opted_in_again = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
+    pass(1);
     anchor.try_record(other_address(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
     let y = anchor.try_record(number.clone(), "Y", opt_out(opted_out), Source::Caller).await.unwrap().event;
     let again = opts_in_again(opted_in_again, vec![y]);
-    anchor.try_record(number.clone(), "O", again, Source::Caller).await.unwrap();
-    assert_eq!(anchor.denies_to(number.clone(), "", Mode::Peek), None);
-    anchor.links(other_form, other_address()).await;
-    assert_eq!(anchor.denies_to(number, "", Mode::Peek), Some(Reason::OptedOut));
+    counts_until_linked(&anchor, number, again, other_form).await;
 }
 
 /// The order of the person's acts: Y by voice at one address, O there, V at the other, where it turns out that nobody agreed. Y is told behind V.
 #[tokio::test]
 async fn an_opt_in_through_a_link_has_not_named_a_finding_at_the_address_asked_for() {
     let anchor = Node::open(fresh());
-    anchor.engine.replica().set_clocks_apart_ms(0);
+    let nodes = [&anchor];
+    let pass = in_step(&nodes);
     let hung_up = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
+    pass(1);
     let opted_in = anchor.clock.now();
-    anchor.clock.advance_ms(MINUTE_MS);
+    pass(1);
     let found = Report::Invalidate(InvalidateReport {
         cause: InvalidateCause::EvidenceFalse,
         channels: vec![Channel::Sms],
@@ -216,26 +213,25 @@ async fn an_opt_in_through_a_link_has_not_named_a_finding_at_the_address_asked_f
 async fn an_opt_out_that_is_kept_for_a_peer_has_a_late_number_too() {
     let (anchor, peer) = (Node::open(fresh()), Node::open(fresh()));
     let nodes = [&anchor, &peer];
-    nodes.iter().for_each(|node| node.engine.replica().set_clocks_apart_ms(0));
-    let pass = || nodes.iter().for_each(|node| node.clock.advance_ms(MINUTE_MS));
+    let pass = in_step(&nodes);
     anchor.opts_in().await;
     let y = peer.try_record(person(), "Y", opt_out(peer.clock.now()), Source::Caller).await.unwrap().event;
-    pass();
+    pass(1);
     let opted_in_again = anchor.clock.now();
-    pass();
+    pass(1);
     anchor.try_record(person(), "X", opt_out(anchor.clock.now()), Source::Caller).await.unwrap();
     let record = peer.engine.ledger().unwrap().records_of(y.origin, y.sequence).next().unwrap().unwrap();
     let kept = anchor.engine.keep_opt_outs(record.parse().unwrap().payload).await.unwrap().unwrap();
     let again = opts_in_again(opted_in_again, vec![kept]);
-    let refused = anchor.try_record(person(), "O", again, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "{refused:?}");
+    refuses(&anchor, again).await;
 }
 
 /// Somebody who says STOP again and again while the edge has no anchor.
 #[tokio::test]
 async fn more_late_opt_outs_than_stand_alone_are_beaten_by_time_and_by_nothing_else() {
     let anchor = Node::open(fresh());
-    anchor.engine.replica().set_clocks_apart_ms(0);
+    let nodes = [&anchor];
+    let pass = in_step(&nodes);
     anchor.opts_in().await;
     let out = |time: Timestamp| {
         LedgerEntry::Consent(ConsentEvent {
@@ -267,10 +263,9 @@ async fn more_late_opt_outs_than_stand_alone_are_beaten_by_time_and_by_nothing_e
         cells.flat_map(|(_, cell)| cell.outs.iter()).map(|mark| mark.id).collect()
     };
     assert_eq!(shown().len(), ALONE_MAX + 1);
-    let soon = opts_in_again(anchor.clock.now(), shown());
-    let refused = anchor.try_record(person(), "soon", soon, Source::Caller).await;
-    assert!(matches!(refused, Err(EngineError::Unsuperseded(_))), "nobody can name all of them: {refused:?}");
-    anchor.clock.advance_ms(6 * MINUTE_MS);
+    // Nobody can name all of them.
+    refuses(&anchor, opts_in_again(anchor.clock.now(), shown())).await;
+    pass(6);
     let later = opts_in_again(anchor.clock.now(), shown());
     anchor.try_record(person(), "later", later, Source::Caller).await.unwrap();
     assert_eq!(anchor.denies(""), None);

@@ -7,11 +7,13 @@ use proptest::sample::select;
 
 use super::*;
 use crate::limits::{MarkClass, SendMark};
-use crate::policy::ids::{EventId, OriginId};
+use crate::policy::consent::{Cell, Covers, OptIn};
+use crate::policy::ids::{EventId, OriginId, TopicId};
 use crate::policy::record::AboutKind;
 use crate::policy::rules::{CapClass, FrequencyCap};
 use crate::policy::strategies;
 use crate::policy::time::Timestamp;
+use crate::policy::types::{ConsentType, EvidenceGrade, Purpose, Scope};
 
 fn usage() -> impl Strategy<Value = Usage> {
     let channel = || select(Channel::ALL);

@@ -40,9 +40,9 @@
 //!
 //! A caller tells the truth if it names only opt-outs that the person acted after, as far as its node knows them for the
 //! person's; an id stands for all that its anchor recorded up to it of the same identifier, and for itself alone where an
-//! edge took it in. A grant is right if nothing known at that node that ends it came after the act that granted; and through a link, if nothing is known to
-//! end it at all. An opt-in must grant if it names everything known there or came long after it, and nothing known to its
-//! recorder came after it. The counts below show that both happen often.
+//! edge took it in. A grant is right if nothing known at that node that ends it came after the act that granted; and
+//! through a link, if nothing is known to end it at all. An opt-in must grant if it names everything known there or came
+//! long after it, and nothing known to its recorder came after it. The counts below show that both happen often.
 
 use super::cluster::{ANCHORS_MAX, Act, Bounds, Explorer, Tally};
 use super::script::{self, Grant, Naming, Reach, What};
@@ -53,6 +53,21 @@ const WEBHOOK: What = What::StopMessage { channel: Channel::Whatsapp, signed: tr
 const START: What = What::Start(Channel::Whatsapp);
 const OPT_IN: What = What::OptIn { grant: Grant::WhatsappOffers, naming: Naming::Nothing };
 const NAMING: What = What::OptIn { grant: Grant::WhatsappOffers, naming: Naming::WhenReported };
+
+/// Opt-outs by either identifier, and an opt-in by the first.
+const BY_EITHER: [Act; 3] = [
+    Act { what: STOP, by: 0, links: false },
+    Act { what: STOP, by: 1, links: false },
+    Act { what: NAMING, by: 0, links: false },
+];
+/// The same, and opt-ins that carry both identifiers or come by the second.
+const BY_EITHER_WITH_LINKS: [Act; 5] = [
+    BY_EITHER[0],
+    BY_EITHER[1],
+    BY_EITHER[2],
+    Act { what: NAMING, by: 0, links: true },
+    Act { what: NAMING, by: 1, links: false },
+];
 
 /// Two anchors to which nothing happens.
 const BOUNDS: Bounds = Bounds {
@@ -168,41 +183,26 @@ fn an_edge_and_what_was_never_agreed_to() {
 /// Three acts by either identifier, each reported once to one of two anchors or, one of them, to the edge; a silence.
 #[test]
 fn two_identifiers_and_an_edge() {
-    let letters = [
-        Act { what: STOP, by: 0, links: false },
-        Act { what: STOP, by: 1, links: false },
-        Act { what: NAMING, by: 0, links: false },
-        Act { what: NAMING, by: 0, links: true },
-        Act { what: NAMING, by: 1, links: false },
-    ];
-    assert_meaningful_with_links(&explore(&letters, 3, &Bounds { edge_reports: 1, silences: 1, ..BOUNDS }));
+    assert_meaningful_with_links(&explore(
+        &BY_EITHER_WITH_LINKS,
+        3,
+        &Bounds { edge_reports: 1, silences: 1, ..BOUNDS },
+    ));
 }
 
-/// Three acts by either identifier, and at last an opt-in that links both and names nothing; each reported once, in any order, at most one of them
-/// to the edge; all within the margin.
+/// Three acts by either identifier, and at last an opt-in that links both and names nothing; each reported once, in any
+/// order, at most one of them to the edge; all within the margin.
 #[test]
 fn a_link_that_comes_to_be_known_last() {
-    let letters = [
-        Act { what: STOP, by: 0, links: false },
-        Act { what: STOP, by: 1, links: false },
-        Act { what: NAMING, by: 0, links: false },
-    ];
     let link = Act { what: OPT_IN, by: 1, links: true };
-    let acts = sequences(&letters, 3).into_iter().map(|acts| [&acts[..], &[link]].concat()).collect();
+    let acts = sequences(&BY_EITHER, 3).into_iter().map(|acts| [&acts[..], &[link]].concat()).collect();
     assert_meaningful_with_links(&explore_each(acts, &Bounds { edge_reports: 1, ..BOUNDS }));
 }
 
 /// Three acts by either identifier, each reported once to one of two anchors.
 #[test]
 fn two_identifiers_with_a_silence() {
-    let letters = [
-        Act { what: STOP, by: 0, links: false },
-        Act { what: STOP, by: 1, links: false },
-        Act { what: NAMING, by: 0, links: false },
-        Act { what: NAMING, by: 0, links: true },
-        Act { what: NAMING, by: 1, links: false },
-    ];
-    assert_meaningful(&explore(&letters, 3, &Bounds { silences: 1, ..BOUNDS }));
+    assert_meaningful(&explore(&BY_EITHER_WITH_LINKS, 3, &Bounds { silences: 1, ..BOUNDS }));
 }
 
 /// Three acts, each reported once to one of two anchors, in every order of acts and reports, all within the margin of true time.
