@@ -19,6 +19,7 @@ use crate::view::Touched;
 use super::carry_on::carry_on;
 use super::error::EngineError;
 use super::people::{Identity, People};
+use super::record::Durability;
 use super::token::Token;
 use super::{Engine, Inner};
 
@@ -104,6 +105,8 @@ pub struct InboundAnswer {
     pub window_until: Option<Timestamp>,
     /// The token that lets a later check see it.
     pub token: String,
+    /// Whose disks the event is on, if there is one.
+    pub durability: Option<Durability>,
 }
 
 impl Engine {
@@ -113,9 +116,11 @@ impl Engine {
     /// [`EngineError`]; a message that opts out is recorded whenever this process can write at all.
     pub async fn handle_inbound(&self, inbound: Inbound) -> Result<InboundAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
-        let answer = carry_on(async move { inner.inbound(&inbound).await }).await?;
-        if let (InboundOutcome::OptOut, Some(event)) = (answer.outcome, answer.event) {
-            self.inner.durability(event, None, true).await?;
+        let mut answer = carry_on(async move { inner.inbound(&inbound).await }).await?;
+        if let Some(event) = answer.event {
+            let opts_out = answer.outcome == InboundOutcome::OptOut;
+            // Not carried on: who gives up waits no longer.
+            answer.durability = Some(self.inner.durability(event, None, opts_out).await?);
         }
         Ok(answer)
     }
@@ -237,6 +242,7 @@ impl Inner {
             window_until: until.filter(|_| meaning.outcome != InboundOutcome::OptOut),
             token: event
                 .map_or_else(|| self.vector.token().to_string(), |event| Token(Some(event)).to_string()),
+            durability: None,
         })
     }
 
@@ -286,6 +292,7 @@ impl Inner {
             confirmation: None,
             window_until: until.filter(|_| outcome != InboundOutcome::OptOut),
             token: Token(Some(event)).to_string(),
+            durability: None,
         }
     }
 

@@ -152,11 +152,15 @@ def test_edge_without_a_majority(scene):
     denied(check(client, ANNA, UPDATE, mode=PEEK), "OPTED_OUT", "on the edge at once")
     until_answered(first.client(), ANNA, UPDATE, "OPTED_OUT", "on the anchor that is left")
     equal(outbox(edge).items, 1, "it waits for a majority")
+    refused(lambda: say_stop(client, BEN), "UNAVAILABLE", "a STOP without a majority")
+    equal(outbox(edge).items, 2, "it waits, too")
     second.start()
     until("the outbox is empty", lambda: outbox(edge).items == 0, CONVERGE_S)
     answer = record(client, ANNA, opt_out(), request_id="out-1")
     equal(answer.durability, types.DURABILITY_REPLICATED, "the same request, now that a majority has it")
     equal(len(trail(second.client(), ANNA)), 2, "events: the opt-in and one opt-out")
+    equal(say_stop(client, BEN).durability, types.DURABILITY_REPLICATED, "the same STOP, delivered again")
+    equal(len(trail(second.client(), BEN)), 1, "its events")
 
 
 @test

@@ -9,6 +9,7 @@ use crate::pb::v1;
 use crate::policy::report::ALSO_MAX;
 use crate::policy::types::Channel;
 
+use super::record::pb_durability;
 use super::{Faults, pb_event_id, pb_timestamp, words};
 
 /// The longest provider message id, in bytes.
@@ -83,12 +84,8 @@ pub fn inbound(request: v1::HandleInboundMessageRequest, key: &ClusterKey) -> Re
 
 /// Writes an answer.
 #[must_use]
-pub fn inbound_response(
-    answer: InboundAnswer,
-    channel: Channel,
-    durability: v1::Durability,
-) -> v1::HandleInboundMessageResponse {
-    let InboundAnswer { outcome, event, confirmation, window_until, token } = answer;
+pub fn inbound_response(answer: InboundAnswer, channel: Channel) -> v1::HandleInboundMessageResponse {
+    let InboundAnswer { outcome, event, confirmation, window_until, token, durability } = answer;
     let outcome = match outcome {
         InboundOutcome::OptOut => v1::InboundOutcome::OptOut,
         InboundOutcome::OptIn => v1::InboundOutcome::OptIn,
@@ -110,7 +107,7 @@ pub fn inbound_response(
         }),
         window_until: window_until.map(pb_timestamp),
         token,
-        durability: durability.into(),
+        durability: durability.map_or(v1::Durability::Unspecified, pb_durability).into(),
         warnings: Vec::new(),
     }
 }

@@ -3,9 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use crate::engine::Engine;
-use crate::engine::inbound::InboundOutcome;
 use crate::grpc::convert::inbound::{inbound, inbound_response};
-use crate::grpc::convert::record::pb_durability;
 use crate::grpc::status::ApiError;
 use crate::pb::v1;
 use crate::pb::v1::inbound_service_server::InboundService;
@@ -33,14 +31,6 @@ impl InboundService for Inbound {
         let message = inbound(request.into_inner(), self.engine.key())?;
         let channel = message.channel;
         let answer = self.engine.handle_inbound(message).await.map_err(ApiError::from)?;
-        let opts_out = answer.outcome == InboundOutcome::OptOut;
-        let durability = match answer.event {
-            Some(event) => {
-                let waited = self.engine.durability(event, None, opts_out).await;
-                pb_durability(waited.map_err(ApiError::from)?)
-            }
-            None => v1::Durability::Unspecified,
-        };
-        Ok(Response::new(inbound_response(answer, channel, durability)))
+        Ok(Response::new(inbound_response(answer, channel)))
     }
 }
