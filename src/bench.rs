@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use child::{Child, Kind};
 use load::{Callers, Sample, Target};
-use report::{Series, per_second, summary};
+use report::{Rounds, per_second};
 
 pub use empty::serve as serve_empty;
 pub use peers::run as run_peers;
@@ -119,46 +119,31 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
 
     let active = Target { recipients: options.active.min(options.recipients), stored: options.recipients };
     let uniform = Target { recipients: options.recipients, stored: options.recipients };
-    // Once through the active recipients, as a service that has been running would have.
-    load::checks(&gate.uds, MANY, active, span).await?;
-
-    for (name, callers) in [("checks_128_callers", MANY), ("checks_1_caller", ONE)] {
-        let mut of_empty = Series::default();
-        let mut of_active = Series::default();
-        let mut of_uniform = Series::default();
-        for _ in 0..options.rounds {
-            of_empty.push(checks(&empty, callers, active, span).await?);
-            of_active.push(checks(&gate, callers, active, span).await?);
-            of_empty.push(checks(&empty, callers, active, span).await?);
-            of_uniform.push(checks(&gate, callers, uniform, span).await?);
-        }
-        note(&format!("{name}_empty"), summary(&of_empty));
-        for (load, series) in [("active", of_active), ("uniform", of_uniform)] {
-            let mut value = summary(&series);
-            report::compare(&mut value, &series, &of_empty);
-            note(&format!("{name}_{load}"), value);
-        }
-    }
-
     for (load, target) in [("active", active), ("uniform", uniform)] {
+        // As with a service that has been sending to these for a while.
+        load::checks(&gate.uds, MANY, target, span).await?;
+        for (name, callers) in [("128_callers", MANY), ("1_caller", ONE)] {
+            let mut rounds = Rounds::default();
+            for _ in 0..options.rounds {
+                let base = checks(&empty, callers, target, span).await?;
+                rounds.push(base, checks(&gate, callers, target, span).await?);
+            }
+            note(&format!("checks_{name}_{load}"), rounds.summary());
+        }
         let mut rates = Vec::new();
         for _ in 0..options.rounds {
             let (decisions, took) = load::batches(&gate.uds, target, span).await?;
             rates.push(decisions as f64 / took.as_secs_f64());
         }
-        note(&format!("batch_peek_{load}_decisions_per_second"), report::median_and_spread(rates));
+        note(&format!("batch_peek_{load}_decisions_per_second"), report::median_and_spread(rates, 0));
     }
 
-    let mut of_empty = Series::default();
-    let mut of_records = Series::default();
+    let mut rounds = Rounds::default();
     for _ in 0..options.rounds {
-        of_empty.push(load::records(&empty.uds, RECORDERS, span).await?);
-        of_records.push(load::records(&gate.uds, RECORDERS, span).await?);
+        let base = load::records(&empty.uds, RECORDERS, span).await?;
+        rounds.push(base, load::records(&gate.uds, RECORDERS, span).await?);
     }
-    note("records_64_callers_empty", summary(&of_empty));
-    let mut value = summary(&of_records);
-    report::compare(&mut value, &of_records, &of_empty);
-    note("records_64_callers", value);
+    note("records_64_callers", rounds.summary());
     for (name, pause) in [("fdatasync_p50_us", Duration::ZERO), ("fdatasync_paced_p50_us", CALLER_PAUSE)] {
         note(name, json!(load::fdatasync_us(dir, 300, pause).map_err(io("sync a file"))?));
     }

@@ -274,8 +274,7 @@ impl Engine {
     #[must_use]
     pub fn instructions(&self, business: &str) -> String {
         let book = self.inner.book();
-        let name = book.rules(business).and_then(|rules| rules.display_name.clone());
-        match name {
+        match book.rules(business).and_then(|rules| rules.display_name.as_deref()) {
             Some(name) => format!("Reply STOP to end messages from {name}."),
             None => "Reply STOP to end messages.".to_owned(),
         }

@@ -69,6 +69,7 @@ use drain::Pace;
 use folder::{Folder, State};
 use inner::Inner;
 pub(crate) use open::Surroundings;
+use shard::Asker;
 #[cfg(test)]
 pub(crate) use store::faulty::Disk as MemoryDisk;
 
@@ -319,7 +320,7 @@ impl View {
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
         self.inner.require_undoubted(who)?;
-        self.inner.update(who, true, |person| {
+        self.inner.update(who, Asker::Caller, |person| {
             self.inner.held.of(who).over(who, person);
             self.inner.registry.distrusts.lay_over(&mut person.record);
             change(person)
@@ -351,7 +352,8 @@ impl View {
         self.inner.bring(at);
         self.inner.events.fetch_add(1, Ordering::Relaxed);
         for subject in &event.subjects {
-            self.inner.update(subject, false, |person| event_applied(person, at, id, event, subject))?;
+            self.inner
+                .update(subject, Asker::Ledger, |person| event_applied(person, at, id, event, subject))?;
         }
         Ok(())
     }
@@ -362,7 +364,7 @@ impl View {
     /// When the store cannot be read.
     pub fn apply_without_place(&self, id: EventId, event: &ConsentEvent) -> Result<(), ViewError> {
         for subject in &event.subjects {
-            self.inner.update(subject, false, |person| {
+            self.inner.update(subject, Asker::Ledger, |person| {
                 person.record.apply(id, event, subject);
                 ((), Touched::Consent)
             })?;
@@ -381,7 +383,7 @@ impl View {
         trail: Vec<Position>,
     ) -> Result<(), ViewError> {
         trail.last().iter().for_each(|at| self.inner.bring(**at));
-        self.inner.update(who, false, |person| {
+        self.inner.update(who, Asker::Ledger, |person| {
             person.record = record;
             person.trail = trail;
             ((), Touched::Consent)

@@ -6,23 +6,40 @@ use serde_json::{Value, json};
 
 use super::load::Sample;
 
-/// Measurements of one side.
+/// Measurements of an empty handler and of optgate, in turns.
 #[derive(Default)]
-pub struct Series(Vec<Sample>);
+pub struct Rounds(Vec<Round>);
 
-impl Series {
-    /// Adds one.
-    pub fn push(&mut self, sample: Sample) {
-        self.0.push(sample);
+struct Round {
+    empty: Sample,
+    ours: Sample,
+}
+
+impl Rounds {
+    /// Adds a round.
+    pub fn push(&mut self, empty: Sample, ours: Sample) {
+        self.0.push(Round { empty, ours });
     }
 
-    fn of(&self, figure: impl Fn(&Sample) -> f64) -> Vec<f64> {
-        self.0.iter().map(figure).collect()
+    /// Both sides' figures, and how they compare: more is better for throughput, less for times.
+    pub fn summary(&self) -> Value {
+        let mut value = summary(self.0.iter().map(|round| &round.ours));
+        value["empty"] = summary(self.0.iter().map(|round| &round.empty));
+        value["throughput_ratio"] = self.compared(Sample::rate);
+        value["p50_ratio"] = self.compared(|sample| f64::from(sample.quantile_us(0.5)));
+        value["p99_ratio"] = self.compared(|sample| f64::from(sample.quantile_us(0.99)));
+        value
+    }
+
+    /// Each round's two sides with each other: they had the same machine, which another round may not have had.
+    fn compared(&self, figure: impl Fn(&Sample) -> f64) -> Value {
+        let ratio = |round: &Round| figure(&round.ours) / figure(&round.empty).max(f64::MIN_POSITIVE);
+        median_and_spread(self.0.iter().map(ratio).collect(), 3)
     }
 }
 
 /// The value in the middle.
-pub fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => 0.0,
@@ -36,24 +53,29 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
-/// The median of `values` with the smallest and the largest.
-pub fn median_and_spread(values: Vec<f64>) -> Value {
+/// The median of `values` with the smallest and the largest, rounded.
+pub fn median_and_spread(values: Vec<f64>, digits: i32) -> Value {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(0.0, f64::max);
-    json!({ "median": round(median(values), 0), "min": round(least, 0), "max": round(most, 0) })
+    let rounded = |value| round(value, digits);
+    json!({ "median": rounded(median(values)), "min": rounded(least), "max": rounded(most) })
 }
 
 /// Calls and their times, each the median over the rounds.
-pub fn summary(series: &Series) -> Value {
-    let calls: u64 = series.0.iter().map(|sample| sample.calls).sum();
-    let allowed: u64 = series.0.iter().map(|sample| sample.allowed).sum();
+fn summary<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Value {
+    let of = |figure: &dyn Fn(&Sample) -> f64| samples.clone().map(figure).collect::<Vec<_>>();
+    let calls: u64 = samples.clone().map(|sample| sample.calls).sum();
+    let allowed: u64 = samples.clone().map(|sample| sample.allowed).sum();
+    let cpu = |spent: &dyn Fn(&Sample) -> Duration| {
+        round(median(of(&|sample| per_call_us(sample, spent(sample)))), 1)
+    };
     json!({
-        "per_second": median_and_spread(series.of(Sample::rate)),
-        "p50_us": median(series.of(|sample| f64::from(sample.quantile_us(0.5)))),
-        "p99_us": median(series.of(|sample| f64::from(sample.quantile_us(0.99)))),
+        "per_second": median_and_spread(of(&Sample::rate), 0),
+        "p50_us": median(of(&|sample| f64::from(sample.quantile_us(0.5)))),
+        "p99_us": median(of(&|sample| f64::from(sample.quantile_us(0.99)))),
         "allowed_part": round(allowed as f64 / calls.max(1) as f64, 4),
-        "server_cpu_us_per_call": round(median(series.of(|sample| per_call_us(sample, sample.server_cpu))), 1),
-        "client_cpu_us_per_call": round(median(series.of(|sample| per_call_us(sample, sample.client_cpu))), 1),
+        "server_cpu_us_per_call": cpu(&|sample| sample.server_cpu),
+        "client_cpu_us_per_call": cpu(&|sample| sample.client_cpu),
     })
 }
 
@@ -64,17 +86,6 @@ fn per_call_us(sample: &Sample, spent: Duration) -> f64 {
 /// One figure as a part of another.
 pub fn ratio_of(value: f64, base: f64) -> Value {
     json!(round(value / base.max(f64::MIN_POSITIVE), 3))
-}
-
-/// Adds how `series` compares with `base`: more is better for throughput, less for times.
-pub fn compare(value: &mut Value, series: &Series, base: &Series) {
-    let ratio = |figure: &dyn Fn(&Sample) -> f64| {
-        let base = median(base.of(figure));
-        round(median(series.of(figure)) / base.max(f64::MIN_POSITIVE), 3)
-    };
-    value["throughput_ratio"] = json!(ratio(&Sample::rate));
-    value["p50_ratio"] = json!(ratio(&|sample| f64::from(sample.quantile_us(0.5))));
-    value["p99_ratio"] = json!(ratio(&|sample| f64::from(sample.quantile_us(0.99))));
 }
 
 /// `count` in `took`, a second.

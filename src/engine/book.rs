@@ -1,5 +1,6 @@
 //! The rules in force, with what is derived from them once instead of at every check.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ fn seeds_of(business: &BusinessId, rules: &Rules) -> Seeds {
     let entry = |seed: &crate::policy::rules::TemplateSeed| TemplateEntry {
         business: business.clone(),
         name: seed.name.clone(),
-        language: normal_language(&seed.language),
+        language: normal_language(&seed.language).into_owned(),
         category: seed.category,
         topic: seed.topic.clone(),
         status: seed.status,
@@ -89,6 +90,7 @@ fn seeds_of(business: &BusinessId, rules: &Rules) -> Seeds {
 
 /// The form in which languages are kept: webhooks write `en-US`, send calls `en_US`.
 #[must_use]
-pub fn normal_language(language: &str) -> String {
-    language.replace('-', "_")
+pub fn normal_language(language: &str) -> Cow<'_, str> {
+    // Most callers write it so already, and every check of a template asks.
+    if language.contains('-') { language.replace('-', "_").into() } else { language.into() }
 }

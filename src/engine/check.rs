@@ -270,7 +270,7 @@ impl Inner {
         request: &CheckRequest,
         rules: &Rules,
         identity: &Identity,
-        context: &Context,
+        context: &Context<'_>,
         now: Timestamp,
         admit: impl Fn(&Verdict, &mut FrequencyLog) -> Result<Admitted, Denied>,
     ) -> Result<Judged, EngineError> {
@@ -339,7 +339,7 @@ impl Inner {
         request: &CheckRequest,
         book: &Book,
         identity: &Identity,
-        context: &Context,
+        context: &Context<'_>,
         judged: Judged,
         now: Timestamp,
     ) -> CheckAnswer {
@@ -375,10 +375,7 @@ impl Inner {
             category: verdict.category,
             recipient: identity.own,
             portfolio_recipient: context.portfolio_recipient,
-            template: context
-                .template_key
-                .as_ref()
-                .map(|(name, language)| (name.as_str(), language.as_str())),
+            template: context.template_key.as_ref().map(|(name, language)| (*name, &**language)),
             about: verdict.about.and(request.about),
             carries_instructions: verdict.carries_instructions,
             receipt: admitted_now.then_some(&receipt),

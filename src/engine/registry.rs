@@ -50,7 +50,7 @@ impl Engine {
             let why = format!("`{topic}` is not a topic of the business; configure it under `topics`");
             return Err(EngineError::field("template.topic", why));
         }
-        template.language = normal_language(&template.language);
+        template.language = normal_language(&template.language).into_owned();
         let known = inner.view.template(business, &template.name, &template.language);
         if known.is_none() && inner.view.templates(business).len() >= TEMPLATES_MAX {
             let why = format!("the business has {TEMPLATES_MAX} templates here already");

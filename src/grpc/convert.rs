@@ -85,11 +85,11 @@ impl Faults {
     }
 
     /// Reads a token, noting what is wrong with it. Empty: none.
-    pub fn token(&mut self, field: &str, text: &str) -> Option<Token> {
+    pub fn token(&mut self, field: impl FnOnce() -> String, text: &str) -> Option<Token> {
         if text.is_empty() {
             return None;
         }
-        text.parse().map_err(|fault: TokenFault| self.add(field, fault.to_string())).ok()
+        text.parse().map_err(|fault: TokenFault| self.add(field(), fault.to_string())).ok()
     }
 }
 

@@ -67,7 +67,7 @@ impl View {
     fn apply_part(&self, events: &[Placed], part: &[(Identifier, usize)]) -> Result<(), ViewError> {
         for (subject, nth) in part {
             let Placed { at, id, event } = &events[*nth];
-            self.inner.change(subject, true, |person| event_applied(person, *at, *id, event, subject))?;
+            self.inner.bring_in(subject, |person| event_applied(person, *at, *id, event, subject))?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::meta::Meta;
 use super::record::Person;
 use super::registry::Registry;
-use super::shard::Shard;
+use super::shard::{Asker, Shard};
 use super::store::Store;
 use super::usage_log::{Index, UsageLog};
 use super::{Config, Touched};
@@ -266,7 +266,7 @@ impl Inner {
 
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
         self.require_serving()?;
-        self.shard(who).load(who, &*self.store).map_err(|err| self.noting_damage(err))
+        self.shard(who).load(who, Asker::Caller, &*self.store).map_err(|err| self.noting_damage(err))
     }
 
     /// Damage found while reading means that the next start has to rebuild.
@@ -277,24 +277,26 @@ impl Inner {
         err
     }
 
+    /// Changes what is known of a person. What a caller changes has to find room in the overlay; what the ledger brings waits for some
+    /// but goes in without as well.
     pub fn update<R>(
         &self,
         who: &Identifier,
-        must_fit: bool,
+        asker: Asker,
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
         let room = self.await_room();
-        self.change(who, room || !must_fit, change)
+        let load = |shard: &mut Shard| shard.load(who, asker, &*self.store);
+        self.change_loaded(who, room || asker == Asker::Ledger, load, change)
     }
 
-    /// As [`Inner::update`], without waiting: whether a change of usage that makes the overlay larger is let in, `room` says.
-    pub fn change<R>(
+    /// Changes what is known of a person as the ledger brings it, without waiting for room.
+    pub fn bring_in<R>(
         &self,
         who: &Identifier,
-        room: bool,
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
-        self.change_loaded(who, room, |shard| shard.load(who, &*self.store), change)
+        self.change_loaded(who, true, |shard| shard.load(who, Asker::Ledger, &*self.store), change)
     }
 
     /// As [`Inner::update`] where `change` sees and touches usage alone.

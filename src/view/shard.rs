@@ -37,6 +37,16 @@ pub enum Part {
     Usage,
 }
 
+/// Who reads a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A send or a question: what one asks for is likely asked for again.
+    Caller,
+    /// What the ledger brings: that says nothing of what will be asked, and an import of a million must not push out of the cache whom
+    /// sends are about.
+    Ledger,
+}
+
 /// Parts of a person that are newer than in the store and the log of usage.
 #[derive(Clone, Debug, Default)]
 struct Dirty {
@@ -112,13 +122,17 @@ impl Shard {
     }
 
     /// Reads a person: overlay over cache over log and store.
-    pub fn load(&mut self, who: &Identifier, store: &dyn Store) -> Result<Person, ViewError> {
+    pub fn load(&mut self, who: &Identifier, asker: Asker, store: &dyn Store) -> Result<Person, ViewError> {
         let dirty = self.dirty.get(who);
         if let Some(Dirty { consent: Some(consent), usage: Some(usage) }) = dirty {
             self.hits += 1;
             return Ok(Parts { consent, usage }.decode()?);
         }
-        if let Some(joined) = self.cache.get(who) {
+        let cached = match asker {
+            Asker::Caller => self.cache.get(who),
+            Asker::Ledger => self.cache.peek(who),
+        };
+        if let Some(joined) = cached {
             self.hits += 1;
             return Ok(decode_over(dirty, Parts::split(joined)?)?);
         }
@@ -241,15 +255,15 @@ impl Shard {
         } else {
             before - dirty.bytes()
         };
-        // Removed first: an insertion that is too heavy for the cache must not leave the old value.
-        if let Some((_, joined)) = self.cache.remove(who) {
-            let mut parts = Parts::split(&joined)?;
+        if let Some(joined) = self.cache.peek(who) {
+            let mut parts = Parts::split(joined)?;
             match part {
                 Part::Consent => parts.consent = &settled,
                 Part::Usage => parts.usage = &settled,
             }
             let joined = parts.join();
-            self.cache.insert(*who, joined);
+            // In its place, for nobody asked. What has become too heavy for the cache is taken out of it.
+            let _unless_too_heavy = self.cache.replace(*who, joined, true);
         }
         Ok(freed)
     }
@@ -284,6 +298,7 @@ fn decode_over(dirty: Option<&Dirty>, base: Parts<'_>) -> Result<Person, Damage>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Position;
     use crate::view::store::faulty::Disk;
 
     fn person(n: u32) -> Identifier {
@@ -298,14 +313,68 @@ mod tests {
         let (disk, mut shard) = (Disk::default(), Shard::new(8, Index::nowhere(), BYTES));
         let store = disk.store();
         for n in 0..10_000 {
-            shard.load(&person(n), &store).unwrap();
+            shard.load(&person(n), Asker::Caller, &store).unwrap();
         }
         let most = (BYTES / CACHED_BYTES_MIN) as usize;
         assert!(shard.cache.len() <= most, "{} of {most}", shard.cache.len());
         assert!(shard.cache.len() > most / 2, "they are remembered all the same");
         let (last, misses) = (person(9_999), shard.misses);
-        shard.load(&last, &store).unwrap();
+        shard.load(&last, Asker::Caller, &store).unwrap();
         assert_eq!(shard.misses, misses, "the last one is known to be nobody");
+    }
+
+    /// A shard whose cache has room for few more persons than `ACTIVE`, all of them in it as of callers who come back.
+    fn with_active(store: &dyn Store) -> Shard {
+        let mut shard = Shard::new(8, Index::nowhere(), u64::from(ACTIVE + ACTIVE / 10) * CACHED_BYTES_MIN);
+        for _ in 0..3 {
+            (0..ACTIVE).for_each(|n| drop(shard.load(&person(n), Asker::Caller, store).unwrap()));
+        }
+        assert_eq!(misses_of_active(&mut shard, store), 0);
+        shard
+    }
+
+    const ACTIVE: u32 = 500;
+
+    /// The consent of a person who is in the ledger at one place.
+    fn consent() -> Vec<u8> {
+        Person { trail: vec![Position::from_u64(7)], ..Person::default() }.encode_consent()
+    }
+
+    fn misses_of_active(shard: &mut Shard, store: &dyn Store) -> u64 {
+        let before = shard.misses;
+        (0..ACTIVE).for_each(|n| drop(shard.load(&person(n), Asker::Caller, store).unwrap()));
+        shard.misses - before
+    }
+
+    #[test]
+    fn an_import_pushes_nobody_out_whom_sends_are_about() {
+        let disk = Disk::default();
+        let store = disk.store();
+        let mut shard = with_active(&store);
+        for n in ACTIVE..ACTIVE + 20_000 {
+            shard.load(&person(n), Asker::Caller, &store).unwrap();
+            shard.load(&person(n), Asker::Ledger, &store).unwrap();
+            shard.put(&person(n), Some(consent()), None);
+            if n % 50 == 0 {
+                let all = shard.dirty_sorted(Part::Consent);
+                let pending = shard.pending(Part::Consent, &all);
+                pending.iter().for_each(|pending| drop(shard.settle(Part::Consent, pending).unwrap()));
+            }
+        }
+        assert_eq!(misses_of_active(&mut shard, &store), 0);
+    }
+
+    #[test]
+    fn what_becomes_too_heavy_leaves_the_cache_and_not_its_old_value() {
+        let disk = Disk::default();
+        let store = disk.store();
+        let mut shard = Shard::new(8, Index::nowhere(), 4_096);
+        let who = person(1);
+        shard.load(&who, Asker::Caller, &store).unwrap();
+        shard.put(&who, None, Some(vec![1; 8_192]));
+        let pending = shard.pending(Part::Usage, &[who]);
+        shard.settle(Part::Usage, &pending[0]).unwrap();
+        assert_eq!(shard.cache.len(), 0);
     }
 
     #[test]

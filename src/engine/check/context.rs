@@ -1,5 +1,6 @@
 //! What a check reads besides the person: the template, the sender, zones, limits, and how much is known here.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::address::{self, Address};
@@ -19,9 +20,9 @@ use super::super::people::Identity;
 use super::{CheckRequest, RequestedContent};
 
 /// What a check needs besides the person.
-pub(super) struct Context {
+pub(super) struct Context<'a> {
     template: Option<Arc<TemplateEntry>>,
-    pub(super) template_key: Option<(String, String)>,
+    pub(super) template_key: Option<(&'a str, Cow<'a, str>)>,
     sender: Option<Arc<SenderEntry>>,
     pub(super) quality: Quality,
     region: Option<[u8; 2]>,
@@ -65,10 +66,10 @@ impl Zones {
     }
 }
 
-impl Context {
+impl<'a> Context<'a> {
     pub(super) fn of(
         inner: &Inner,
-        request: &CheckRequest,
+        request: &'a CheckRequest,
         rules: &Rules,
         book: &Book,
         address: &Address,
@@ -78,7 +79,7 @@ impl Context {
         let unseen_write = request.at_least_as_fresh.is_some_and(|token| !inner.vector.reaches(token));
         let business = request.business.as_str();
         let template_key = match &request.content {
-            RequestedContent::Template { name, language } => Some((name.clone(), normal_language(language))),
+            RequestedContent::Template { name, language } => Some((name.as_str(), normal_language(language))),
             RequestedContent::Message { .. } => None,
         };
         let template = template_key.as_ref().and_then(|(name, language)| {

@@ -23,13 +23,16 @@ pub const BATCH_ITEMS_MAX: usize = 1_000;
 /// The longest provider error code or message id, in bytes.
 pub const PROVIDER_TEXT_LEN_MAX: usize = 512;
 
-/// Reads a check. An address that cannot be read stays in it, since that is a denial.
+/// Reads a check, the `item` of a batch or one by itself. An address that cannot be read stays in it, since that is a denial.
 ///
 /// # Errors
-/// Every other field at fault, under `path`.
-pub fn check_request(request: v1::CheckSendRequest, path: &str) -> Result<CheckRequest, ApiError> {
+/// Every other field at fault.
+pub fn check_request(request: v1::CheckSendRequest, item: Option<usize>) -> Result<CheckRequest, ApiError> {
     let mut faults = Faults::default();
-    let field = |name: &str| format!("{path}{name}");
+    let field = |name: &str| match item {
+        Some(at) => format!("items[{at}].{name}"),
+        None => name.to_owned(),
+    };
     let content_hash = if request.request_id.is_empty() { 0 } else { content_hash(&request) };
     let v1::CheckSendRequest {
         request_id,
@@ -75,7 +78,7 @@ pub fn check_request(request: v1::CheckSendRequest, path: &str) -> Result<CheckR
             .map_err(|_| faults.add(field("time_zone"), "is no IANA time zone, such as `Europe/Berlin`"))
             .ok()
     };
-    let at_least_as_fresh = faults.token(&field("at_least_as_fresh"), &at_least_as_fresh);
+    let at_least_as_fresh = faults.token(|| field("at_least_as_fresh"), &at_least_as_fresh);
     let recipient = read_address(recipient.as_ref()).unwrap_or(Err(AddressFault::Empty));
     let (Some(channel), Some(content)) = (read_channel, content) else {
         return faults.or(()).and(Err(ApiError::Internal));

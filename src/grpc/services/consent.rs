@@ -76,7 +76,7 @@ impl ConsentService for Consent {
         if read.len() < channels.len() {
             faults.add("channels", "names a channel that this version does not know");
         }
-        let token = faults.token("at_least_as_fresh", &at_least_as_fresh);
+        let token = faults.token(|| "at_least_as_fresh".into(), &at_least_as_fresh);
         faults.or(())?;
         wait_for_all(&self.engine, token, within).await;
         if token.is_some_and(|token| !self.engine.knows(token)) {

@@ -37,8 +37,8 @@ impl Send {
         Self { engine }
     }
 
-    fn check(&self, request: v1::CheckSendRequest, path: &str) -> Result<v1::CheckSendResponse, ApiError> {
-        let request = check_request(request, path)?;
+    fn check(&self, request: v1::CheckSendRequest) -> Result<v1::CheckSendResponse, ApiError> {
+        let request = check_request(request, None)?;
         let answer = self.engine.check(&request)?;
         Ok(check_response(answer, || self.engine.instructions(&request.business)))
     }
@@ -50,7 +50,7 @@ impl AnswersNow for Send {
         if unknown_here(&self.engine, &request).is_some() {
             return Ok(false);
         }
-        put_message(out, &self.check(request, "")?)?;
+        put_message(out, &self.check(request)?)?;
         Ok(true)
     }
 }
@@ -83,7 +83,7 @@ impl SendService for Send {
         let request = request.into_inner();
         wait_for_all(&self.engine, unknown_here(&self.engine, &request), within).await;
         // Microseconds: moving it to another thread would cost more than it takes.
-        Ok(Response::new(self.check(request, "")?))
+        Ok(Response::new(self.check(request)?))
     }
 
     async fn batch_check_send(
@@ -134,7 +134,7 @@ fn read_all(
     let mut faults = Vec::new();
     let mut requests = Vec::with_capacity(items.len());
     for (at, item) in items.into_iter().enumerate() {
-        match check_request(with_defaults(item, defaults), &format!("items[{at}].")) {
+        match check_request(with_defaults(item, defaults), Some(at)) {
             Ok(request) => requests.push(request),
             Err(ApiError::InvalidArgument(of_item)) => faults.extend(of_item),
             Err(other) => return Err(other),
@@ -196,7 +196,7 @@ mod tests {
                 mode: mode.into(),
                 ..Default::default()
             };
-            check_request(item, "").expect("a request")
+            check_request(item, None).expect("a request")
         };
         (0..count).map(request).collect()
     }
