@@ -67,6 +67,8 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> BenchError {
 }
 
 const MANY: Callers = Callers { connections: 4, per_connection: 32 };
+/// How often each active recipient was asked for before anything is measured.
+const ASKED_BEFORE: usize = 3;
 /// What passes between two syncs of the ledger when one caller records.
 const CALLER_PAUSE: Duration = Duration::from_micros(300);
 const ONE: Callers = Callers { connections: 1, per_connection: 1 };
@@ -119,8 +121,11 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
 
     let active = Target { recipients: options.active.min(options.recipients), stored: options.recipients };
     let uniform = Target { recipients: options.recipients, stored: options.recipients };
+    // A service has been sending to its active recipients for a while.
+    for _ in 0..ASKED_BEFORE {
+        load::ask_for_all(&gate.uds, active).await?;
+    }
     for (load, target) in [("active", active), ("uniform", uniform)] {
-        // As with a service that has been sending to these for a while.
         load::checks(&gate.uds, MANY, target, span).await?;
         for (name, callers) in [("128_callers", MANY), ("1_caller", ONE)] {
             let mut rounds = Rounds::default();

@@ -34,6 +34,13 @@ pub struct Target {
     pub stored: u64,
 }
 
+impl Target {
+    /// The number of the recipient `at` a place among those asked for.
+    fn number(self, at: u64) -> u64 {
+        at * (self.stored / self.recipients.max(1))
+    }
+}
+
 /// What one measurement saw.
 #[derive(Default)]
 pub struct Sample {
@@ -135,8 +142,7 @@ impl Draw {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        let at = self.0 % target.recipients.max(1);
-        at * (target.stored / target.recipients.max(1))
+        target.number(self.0 % target.recipients.max(1))
     }
 }
 
@@ -206,7 +212,17 @@ pub async fn checks(
     .await
 }
 
-/// Batches of 1,000 that only ask. Answers decisions and the time they took.
+/// How many a batch asks for.
+const BATCH: u64 = 1_000;
+
+/// A batch that only asks.
+fn batch(numbers: impl Iterator<Item = u64>) -> v1::BatchCheckSendRequest {
+    let item =
+        |number| v1::CheckSendRequest { recipient: Some(phone(number)), ..v1::CheckSendRequest::default() };
+    v1::BatchCheckSendRequest { defaults: Some(check(0, true)), items: numbers.map(item).collect() }
+}
+
+/// Batches that only ask. Answers decisions and the time they took.
 pub async fn batches(uds: &Path, target: Target, span: Duration) -> Result<(u64, Duration), BenchError> {
     let callers = Callers { connections: 2, per_connection: 1 };
     let until = Instant::now() + span;
@@ -215,13 +231,7 @@ pub async fn batches(uds: &Path, target: Target, span: Duration) -> Result<(u64,
         let mut draw = Draw(seed);
         let (mut decisions, mut latencies) = (0, Vec::new());
         while Instant::now() < until {
-            let items = (0..1_000)
-                .map(|_| v1::CheckSendRequest {
-                    recipient: Some(phone(draw.next(target))),
-                    ..v1::CheckSendRequest::default()
-                })
-                .collect();
-            let request = v1::BatchCheckSendRequest { defaults: Some(check(0, true)), items };
+            let request = batch((0..BATCH).map(|_| draw.next(target)));
             let begun = Instant::now();
             let answer = client.batch_check_send(request).await.map_err(failed)?;
             latencies.push(micros(begun));
@@ -231,6 +241,17 @@ pub async fn batches(uds: &Path, target: Target, span: Duration) -> Result<(u64,
     })
     .await?;
     Ok((sample.allowed, sample.took))
+}
+
+/// Asks for each recipient once.
+pub async fn ask_for_all(uds: &Path, target: Target) -> Result<(), BenchError> {
+    let mut client = SendServiceClient::new(connect(uds).await?);
+    for first in (0..target.recipients).step_by(BATCH as usize) {
+        let numbers = first..(first + BATCH).min(target.recipients);
+        let request = batch(numbers.map(|at| target.number(at)));
+        client.batch_check_send(request).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Opt-outs, each of another person of its own range.
