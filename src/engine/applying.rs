@@ -70,7 +70,6 @@ fn apply(
         }
         Some(LedgerEntry::Erasure { .. }) | None => {}
     }
-    view.advance(appended.next);
     Ok(())
 }
 
@@ -129,6 +128,10 @@ impl Applier for Arc<Applying> {
             let applied = self.view.get().map(|view| {
                 self.ranges.touch(id, touched, || {
                     apply(view, &self.replica, committed.appended, entry.as_ref())?;
+                    // Behind an event that could not be applied nothing counts as done: the next start reads on from that one.
+                    if !self.behind.load(Ordering::Acquire) {
+                        view.advance(committed.appended.next);
+                    }
                     self.vector.applied(id);
                     Ok(())
                 })

@@ -316,17 +316,24 @@ fn whole(mark: RequestMark) -> [u8; 16] {
     out
 }
 
-/// An event but for its times.
+/// An event but for when it was taken in. The times that count, where somebody vouches for them, stay: two times are two acts.
 fn timeless(mut event: ConsentEvent) -> Vec<Change> {
+    let recorded = event.recorded;
+    let without = |time: &mut Timestamp| {
+        if *time == recorded {
+            *time = Timestamp(0);
+        }
+    };
     for change in &mut event.changes {
         match change {
             Change::OptOut(out) => {
-                (out.time, out.stated) = (Timestamp(0), None);
-                out.inbound = out.inbound.map(|(channel, _)| (channel, Timestamp(0)));
+                without(&mut out.time);
+                out.stated = None;
+                out.inbound.iter_mut().for_each(|(_, time)| without(time));
             }
-            Change::Invalidate(invalidate) => invalidate.time = Timestamp(0),
-            Change::Hold(hold) => hold.time = Timestamp(0),
-            Change::Preference(preference) => preference.time = Timestamp(0),
+            Change::Invalidate(invalidate) => without(&mut invalidate.time),
+            Change::Hold(hold) => without(&mut hold.time),
+            Change::Preference(preference) => without(&mut preference.time),
             Change::OptIn(_) | Change::Request(_) | Change::Help { .. } => {}
         }
     }

@@ -3,7 +3,7 @@
 //! An imported opt-in covers nothing and beats only imported opt-outs, so rows need not take turns and their order
 //! does not matter (design §5).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::ledger::{Ack, AppendError, Entry};
 use crate::policy::event::{ConsentEvent, LedgerEntry, RequestMark};
@@ -68,9 +68,13 @@ impl Engine {
     }
 }
 
+/// The contents that came under a person's request id among the rows at hand, which are not in the view yet. An opt-out with an id of
+/// another change is one of its own here as everywhere.
+type Seen = HashMap<(Identifier, [u8; 8]), Vec<[u8; 8]>>;
+
 impl Inner {
     fn import_rows(&self, rows: &[RecordRequest], dry_run: bool) -> Vec<Step> {
-        let mut seen: HashSet<(Identifier, [u8; 8])> = HashSet::with_capacity(rows.len());
+        let mut seen = Seen::with_capacity(rows.len());
         rows.iter()
             .map(|row| {
                 self.import_row(row, dry_run, &mut seen)
@@ -79,12 +83,7 @@ impl Inner {
             .collect()
     }
 
-    fn import_row(
-        &self,
-        row: &RecordRequest,
-        dry_run: bool,
-        seen: &mut HashSet<(Identifier, [u8; 8])>,
-    ) -> Result<Step, EngineError> {
+    fn import_row(&self, row: &RecordRequest, dry_run: bool, seen: &mut Seen) -> Result<Step, EngineError> {
         let book = self.book();
         let business = row.business.as_str();
         let out = row.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
@@ -109,9 +108,15 @@ impl Inner {
             if let Some(taken) = people.own.record.taken(mark.key).filter(|_| !out) {
                 return Err(EngineError::AlreadyExists(taken.event));
             }
-            if !seen.insert((subject, mark.key)) {
+            let contents = seen.entry((subject, mark.key)).or_default();
+            if contents.contains(&mark.content) {
                 return Ok(Step::Done(RowOutcome::Repeated));
             }
+            if !contents.is_empty() && !out {
+                let why = "was used for other content by a row before; give each change an id of its own";
+                return Err(EngineError::field("request_id", why));
+            }
+            contents.push(mark.content);
         }
         let now = self.clock.now();
         let recorded = recorder::record(&row.reports, &people.known(), Source::Import, rules, now)?;

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::decision::NoSink;
 use super::feedback::SendReport;
+use super::import::RowOutcome;
 use super::inbound::{Inbound, InboundContent};
 use super::record::{RecordAnswer, RecordRequest};
 use super::start::{Parts, Storage};
@@ -14,13 +15,15 @@ use super::*;
 use crate::address::Address;
 use crate::clock::ManualClock;
 use crate::ledger::disk::RealDisk;
-use crate::policy::ids::{BusinessId, SenderId, TopicId};
+use crate::policy::ids::{BusinessId, EventId, SenderId, TopicId};
 use crate::policy::recorder::Source;
-use crate::policy::report::{OptInReport, OptOutReport, Report};
+use crate::policy::report::{InvalidateReport, OptInReport, OptOutReport, Report, RequestReport};
 use crate::policy::rules::{RuleBook, Rules};
 use crate::policy::strategies::opt_in_by_form;
-use crate::policy::time::{MINUTE_MS, SECOND_MS, Timestamp};
-use crate::policy::types::{Category, Channel, EvidenceGrade, OptOutMethod, Reason, SendOutcome};
+use crate::policy::time::{HOUR_MS, MINUTE_MS, SECOND_MS, Timestamp};
+use crate::policy::types::{
+    Category, Channel, EvidenceGrade, InvalidateCause, OptOutMethod, Reason, SendOutcome,
+};
 use crate::{ledger, limits, view};
 
 mod edges;
@@ -284,6 +287,127 @@ async fn while_clocks_disagree_no_opt_in_wins_by_its_time() {
     node.clock.advance_ms(MINUTE_MS);
     node.opts_out(node.clock.now().minus_ms(20 * MINUTE_MS), Source::Signed).await;
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+/// The clock steps back after the opt-in; the person has left the number behind all the same.
+#[tokio::test]
+async fn a_number_that_changed_is_opted_out_whatever_the_clock_does() {
+    let node = Node::open(fresh());
+    node.opts_in().await;
+    node.clock.advance_ms(-HOUR_MS);
+    let changed = InvalidateReport {
+        cause: InvalidateCause::NumberChanged,
+        channels: Vec::new(),
+        topics: Vec::new(),
+        categories: Vec::new(),
+        occurred: None,
+    };
+    node.record("changed", Report::Invalidate(changed), Source::Caller).await;
+    node.clock.advance_ms(2 * HOUR_MS);
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+/// Rows of one file often carry the id of the person in the system they come from.
+#[tokio::test]
+async fn an_import_takes_an_opt_out_that_has_the_id_of_an_opt_in_beside_it() {
+    let node = Node::open(Replica::alone());
+    let row = |content, report| RecordRequest {
+        business: BusinessId::new("acme").unwrap(),
+        recipient: person(),
+        also: Vec::new(),
+        request_id: "crm-7".to_owned(),
+        content: [content; 8],
+        reports: vec![report],
+        actor: "system:test".to_owned(),
+        wants_replicated: None,
+        source: Source::Import,
+        row: None,
+        warnings: Vec::new(),
+    };
+    let opt_in = |topic: TopicId| {
+        let report = OptInReport {
+            channels: vec![Channel::Sms],
+            topics: vec![topic],
+            ..opt_in_by_form(NOON.minus_ms(2 * HOUR_MS))
+        };
+        row(1, Report::OptIn(report))
+    };
+    let opt_out = row(2, opt_out(NOON.minus_ms(HOUR_MS)));
+    let other = RecordRequest { content: [3; 8], ..opt_in(offers()) };
+    let rows = vec![opt_in(offers()), opt_out.clone(), opt_in(offers()), opt_out, other];
+    let outcomes = node.engine.import(rows, false).await.unwrap();
+    assert!(matches!(outcomes[..2], [RowOutcome::Recorded(_), RowOutcome::Recorded(_)]), "{outcomes:?}");
+    assert!(matches!(outcomes[2..4], [RowOutcome::Repeated, RowOutcome::Repeated]), "{outcomes:?}");
+    assert!(matches!(outcomes[4], RowOutcome::Refused(EngineError::Invalid { .. })), "{outcomes:?}");
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+/// What a message about a consent event meets on a channel.
+fn about(node: &Node, event: EventId, channel: Channel) -> Option<Reason> {
+    let request = CheckRequest {
+        request_id: String::new(),
+        business: "acme".to_owned(),
+        sender: "Acme".to_owned(),
+        recipient: Ok(person()),
+        channel,
+        content: RequestedContent::Message { category: Some(Category::Service), topic: None },
+        about: Some(event),
+        mode: Mode::Peek,
+        explain: false,
+        time_zone: None,
+        at_least_as_fresh: None,
+        content_hash: 1,
+    };
+    node.engine.check(&request).unwrap().violations.first().map(|violation| violation.reason)
+}
+
+#[tokio::test]
+async fn an_opt_in_is_confirmed_only_where_it_still_stands() {
+    let node = Node::open(Replica::alone());
+    let report = OptInReport {
+        channels: vec![Channel::Sms, Channel::Voice],
+        topics: vec![offers()],
+        ..opt_in_by_form(node.clock.now())
+    };
+    let answer = node.try_record(person(), "both", Report::OptIn(report), Source::Caller).await.unwrap();
+    let event = answer.event;
+    assert_eq!([Channel::Sms, Channel::Voice].map(|channel| about(&node, event, channel)), [None, None]);
+    node.clock.advance_ms(SECOND_MS);
+    node.opts_out(node.clock.now(), Source::Caller).await;
+    assert_eq!(about(&node, event, Channel::Sms), Some(Reason::OptedOut));
+    assert_eq!(about(&node, event, Channel::Voice), None);
+}
+
+#[tokio::test]
+async fn a_question_is_not_asked_where_the_person_said_stop_meanwhile() {
+    let node = Node::open(Replica::alone());
+    let report = RequestReport {
+        opt_in: OptInReport {
+            channels: vec![Channel::Voice],
+            topics: vec![offers()],
+            ..opt_in_by_form(node.clock.now())
+        },
+        via: Some(Channel::Sms),
+        expire: None,
+    };
+    let answer = node.try_record(person(), "asks", Report::Request(report), Source::Caller).await.unwrap();
+    let event = answer.event;
+    assert_eq!(about(&node, event, Channel::Sms), None);
+    node.clock.advance_ms(SECOND_MS);
+    node.opts_out(node.clock.now(), Source::Caller).await;
+    assert_eq!(about(&node, event, Channel::Sms), Some(Reason::OptedOut));
+}
+
+/// A start then reads that event again, and those behind it.
+#[tokio::test]
+async fn behind_an_event_that_could_not_be_applied_the_view_takes_nothing_for_done() {
+    let node = Node::open(Replica::alone());
+    node.opts_in().await;
+    let before = node.engine.view().applied();
+    node.engine.inner.behind.store(true, Ordering::Release);
+    node.opts_out(node.clock.now(), Source::Caller).await;
+    assert_eq!(node.engine.view().applied(), before);
+    assert_eq!(node.denies(""), Some(Reason::Unavailable));
 }
 
 #[tokio::test]

@@ -290,14 +290,20 @@ fn about_kind(
     }
     let stands = match allowance.kind {
         AboutKind::OptOutConfirmation | AboutKind::HelpAnswer => true,
+        // Who said STOP since is asked neither about what the STOP ended nor where it was said.
         AboutKind::Question => facts.own.request(event).any(|(scope, request)| {
-            let subject = subject_of(scope, send.channel);
-            let against = standing::against(known.iter().copied(), &subject, rules);
-            now < request.expire && standing::is_live(request, &against, rules)
+            let asked = subject_of(scope, send.channel);
+            let here = Subject { channel: send.channel, ..asked };
+            let is_live = |subject: &Subject<'_>| {
+                standing::is_live(request, &standing::against(known.iter().copied(), subject, rules), rules)
+            };
+            now < request.expire && is_live(&asked) && is_live(&here)
         }),
-        // Its opt-in may have been ended in the meantime; then nothing is left to confirm.
+        // Its opt-in may have been ended in the meantime; then nothing is left to confirm. Where it ended on this channel, what stands on
+        // another is confirmed there.
         AboutKind::OptInConfirmation => facts.own.cells.iter().any(|(scope, cell)| {
-            cell.opt_ins.iter().any(|opt_in| opt_in.id == event) && {
+            let is_here = scope.channel.is_none_or(|channel| channel == send.channel);
+            is_here && cell.opt_ins.iter().any(|opt_in| opt_in.id == event) && {
                 let subject = subject_of(scope, send.channel);
                 standing::standing(known, &subject, rules, now).standing == Standing::Granted
             }
