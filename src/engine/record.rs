@@ -297,17 +297,13 @@ impl Inner {
         }
     }
 
-    /// The identifiers an event is about, the one addressed first. Where it ties addresses together it names every written form of each:
-    /// whoever is asked for later knows only hashes of the others, from which no other form can be told.
+    /// The identifiers an event is about, the one addressed first.
     pub(super) fn subjects(&self, business: &str, identity: &Identity, also: &[Address]) -> Vec<Identifier> {
         let mut subjects = vec![identity.own];
-        let tied: Vec<_> = also.iter().map(|address| Identity::of(&self.key, business, address)).collect();
-        let is_tied = tied.iter().any(|other| other.own != identity.own);
-        for form in std::iter::once(identity).chain(&tied).filter(|_| is_tied) {
-            for id in std::iter::once(form.own).chain(form.aliases.iter().copied()) {
-                if !subjects.contains(&id) {
-                    subjects.push(id);
-                }
+        for address in also {
+            let id = self.key.identifier(business, address);
+            if !subjects.contains(&id) {
+                subjects.push(id);
             }
         }
         subjects

@@ -342,21 +342,6 @@ async fn an_import_takes_an_opt_out_that_has_the_id_of_an_opt_in_beside_it() {
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
 }
 
-/// A Mexican number has two written forms, and the STOP comes under the one that was not linked.
-#[tokio::test]
-async fn a_stop_under_another_written_form_reaches_what_is_linked_to_the_number() {
-    let node = Node::open(Replica::alone());
-    let [linked, other_form] =
-        ["+5215512345678", "+525512345678"].map(|number| Address::parse_phone(number).unwrap());
-    node.opts_in().await;
-    node.links(person(), linked).await;
-    assert_eq!(node.denies_to(person(), "", Mode::Peek), None);
-    node.clock.advance_ms(SECOND_MS);
-    let stop = opt_out(node.clock.now());
-    node.try_record(other_form, "stop", stop, Source::Caller).await.unwrap();
-    assert_eq!(node.denies_to(person(), "", Mode::Peek), Some(Reason::OptedOut));
-}
-
 /// What a message about a consent event meets on a channel.
 fn about(node: &Node, event: EventId, channel: Channel) -> Option<Reason> {
     let request = CheckRequest {
