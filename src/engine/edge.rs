@@ -106,6 +106,8 @@ const ARRIVING_MAX: usize = crate::outbox::ITEMS_WITH_OPT_OUTS_MAX;
 /// so that no opt-in can have named it. It must be much less than the clock margin: only an opt-in that wins by its time could tell
 /// the two apart.
 const SAME_WITHIN_MS: i64 = 60_000;
+/// How far apart two readings of the clock for one event may be.
+const SAME_MOMENT_MS: i64 = 10;
 /// Origins whose durability is remembered; more than anchors have runs in a long time.
 const REPLICATED_MAX: usize = 1_024;
 
@@ -316,12 +318,15 @@ fn whole(mark: RequestMark) -> [u8; 16] {
     out
 }
 
-/// An event but for when it was taken in. The times that count, where somebody vouches for them, stay: two times are two acts.
+/// An event but for when it was taken in. The times that count, where somebody vouches for them, stay: two times are two acts. Where nobody
+/// does, a time is that of the event, or lies behind it by the margin.
 fn timeless(mut event: ConsentEvent) -> Vec<Change> {
     let recorded = event.recorded;
     let without = |time: &mut Timestamp| {
-        if *time == recorded {
-            *time = Timestamp(0);
+        let since_ms = time.since_ms(recorded);
+        if since_ms >= -SAME_MOMENT_MS {
+            // The clock may be read twice for one event.
+            *time = Timestamp((since_ms + SAME_MOMENT_MS) / (2 * SAME_MOMENT_MS));
         }
     };
     for change in &mut event.changes {

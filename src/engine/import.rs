@@ -108,7 +108,7 @@ impl Inner {
             if let Some(taken) = people.own.record.taken(mark.key).filter(|_| !out) {
                 return Err(EngineError::AlreadyExists(taken.event));
             }
-            let contents = seen.entry((subject, mark.key)).or_default();
+            let contents = seen.get(&(subject, mark.key)).map_or(&[][..], Vec::as_slice);
             if contents.contains(&mark.content) {
                 return Ok(Step::Done(RowOutcome::Repeated));
             }
@@ -116,10 +116,12 @@ impl Inner {
                 let why = "was used for other content by a row before; give each change an id of its own";
                 return Err(EngineError::field("request_id", why));
             }
-            contents.push(mark.content);
         }
         let now = self.clock.now();
         let recorded = recorder::record(&row.reports, &people.known(), Source::Import, rules, now)?;
+        if let Some(mark) = mark {
+            seen.entry((subject, mark.key)).or_default().push(mark.content);
+        }
         if dry_run {
             return Ok(Step::Done(RowOutcome::Sound));
         }

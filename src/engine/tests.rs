@@ -45,6 +45,10 @@ fn offers() -> TopicId {
     TopicId::new("offers").unwrap()
 }
 
+fn receipts() -> TopicId {
+    TopicId::new("receipts").unwrap()
+}
+
 fn person() -> Address {
     Address::parse_phone("+4915123456789").unwrap()
 }
@@ -55,7 +59,7 @@ fn other_address() -> Address {
 
 fn rules() -> Rules {
     Rules {
-        topics: [(offers(), Category::Marketing)].into(),
+        topics: [(offers(), Category::Marketing), (receipts(), Category::Utility)].into(),
         evidence: EvidenceGrade::Basic,
         ..Rules::built_in()
     }
@@ -190,8 +194,22 @@ impl Node {
         self.denies_to(person(), request_id, Mode::Enforce)
     }
 
+    /// Why something else may not be sent to the person.
+    fn denies_content(&self, content: RequestedContent) -> Option<Reason> {
+        self.judge(CheckRequest { content, ..Self::asks(person(), "", Mode::Peek) })
+    }
+
     fn denies_to(&self, recipient: Address, request_id: &str, mode: Mode) -> Option<Reason> {
-        let request = CheckRequest {
+        self.judge(Self::asks(recipient, request_id, mode))
+    }
+
+    fn judge(&self, request: CheckRequest) -> Option<Reason> {
+        self.engine.check(&request).unwrap().violations.first().map(|violation| violation.reason)
+    }
+
+    /// Whether a promotion may be sent by SMS.
+    fn asks(recipient: Address, request_id: &str, mode: Mode) -> CheckRequest {
+        CheckRequest {
             request_id: request_id.to_owned(),
             business: "acme".to_owned(),
             sender: "Acme".to_owned(),
@@ -204,8 +222,7 @@ impl Node {
             time_zone: None,
             at_least_as_fresh: None,
             content_hash: 1,
-        };
-        self.engine.check(&request).unwrap().violations.first().map(|violation| violation.reason)
+        }
     }
 }
 
@@ -292,7 +309,7 @@ async fn while_clocks_disagree_no_opt_in_wins_by_its_time() {
 /// The clock steps back after the opt-in; the person has left the number behind all the same.
 #[tokio::test]
 async fn a_number_that_changed_is_opted_out_whatever_the_clock_does() {
-    let node = Node::open(fresh());
+    let node = Node::open(Replica::alone());
     node.opts_in().await;
     node.clock.advance_ms(-HOUR_MS);
     let changed = InvalidateReport {
@@ -342,23 +359,75 @@ async fn an_import_takes_an_opt_out_that_has_the_id_of_an_opt_in_beside_it() {
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
 }
 
+/// A template of a UTILITY topic may be rated MARKETING: then an opt-out of MARKETING counts, which a START of before it says nothing of.
+#[tokio::test]
+async fn a_start_says_nothing_of_a_later_opt_out_of_what_its_topic_is_sent_as() {
+    let node = Node::open(Replica::alone());
+    let report = OptInReport {
+        channels: vec![Channel::Sms],
+        topics: vec![receipts()],
+        ..opt_in_by_form(node.clock.now())
+    };
+    node.record("opt-in", Report::OptIn(report), Source::Caller).await;
+    let as_marketing = || {
+        let content =
+            RequestedContent::Message { category: Some(Category::Marketing), topic: Some(receipts()) };
+        node.denies_content(content)
+    };
+    assert_eq!(as_marketing(), None);
+    let (stop, start) = (NOON.plus_ms(MINUTE_MS), NOON.plus_ms(2 * MINUTE_MS));
+    node.clock.advance_ms(4 * MINUTE_MS);
+    let no_marketing = Report::OptOut(OptOutReport {
+        channels: vec![Channel::Sms],
+        topics: Vec::new(),
+        categories: vec![Category::Marketing],
+        method: OptOutMethod::WebForm,
+        text: String::new(),
+        occurred: None,
+    });
+    node.record("no-marketing", no_marketing, Source::Caller).await;
+    node.clock.advance_ms(SECOND_MS);
+    node.engine.handle_inbound(message("STOP", stop)).await.unwrap();
+    node.engine.handle_inbound(message("START", start)).await.unwrap();
+    assert_eq!(as_marketing(), Some(Reason::OptedOut));
+}
+
+/// It was sent before the STOP, by the provider's own order, so it answers no question that came after the STOP.
+#[tokio::test]
+async fn a_late_yes_of_before_a_stop_confirms_nothing_that_was_asked_for_after_it() {
+    let node = Node::open(Replica::alone());
+    let (yes, stop) = (NOON.plus_ms(6 * MINUTE_MS), NOON.plus_ms(7 * MINUTE_MS));
+    node.clock.advance_ms(7 * MINUTE_MS);
+    node.engine.handle_inbound(message("STOP", stop)).await.unwrap();
+    node.clock.advance_ms(MINUTE_MS);
+    let report = RequestReport {
+        opt_in: OptInReport {
+            channels: vec![Channel::Sms],
+            topics: vec![offers()],
+            ..opt_in_by_form(node.clock.now())
+        },
+        via: Some(Channel::Sms),
+        expire: None,
+    };
+    let answer = node.try_record(person(), "asks", Report::Request(report), Source::Caller).await.unwrap();
+    let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
+    let question = CheckRequest {
+        about: Some(answer.event),
+        content,
+        ..Node::asks(person(), "question", Mode::Enforce)
+    };
+    assert_eq!(node.judge(question), None);
+    node.clock.advance_ms(SECOND_MS);
+    node.engine.handle_inbound(message("YES", yes)).await.unwrap();
+    assert!(node.denies("").is_some());
+    node.engine.handle_inbound(message("yes", node.clock.now())).await.unwrap();
+    assert_eq!(node.denies(""), None, "a YES of now does");
+}
+
 /// What a message about a consent event meets on a channel.
 fn about(node: &Node, event: EventId, channel: Channel) -> Option<Reason> {
-    let request = CheckRequest {
-        request_id: String::new(),
-        business: "acme".to_owned(),
-        sender: "Acme".to_owned(),
-        recipient: Ok(person()),
-        channel,
-        content: RequestedContent::Message { category: Some(Category::Service), topic: None },
-        about: Some(event),
-        mode: Mode::Peek,
-        explain: false,
-        time_zone: None,
-        at_least_as_fresh: None,
-        content_hash: 1,
-    };
-    node.engine.check(&request).unwrap().violations.first().map(|violation| violation.reason)
+    let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
+    node.judge(CheckRequest { about: Some(event), channel, content, ..Node::asks(person(), "", Mode::Peek) })
 }
 
 #[tokio::test]

@@ -299,13 +299,15 @@ fn about_kind(
             };
             now < request.expire && is_live(&asked) && is_live(&here)
         }),
-        // Its opt-in may have been ended in the meantime; then nothing is left to confirm. Where it ended on this channel, what stands on
-        // another is confirmed there.
+        // Its opt-in may have been ended in the meantime; then nothing is left to confirm. A reply may have confirmed it on a channel that it
+        // does not reach: there it is told as long as the person did not say STOP there.
         AboutKind::OptInConfirmation => facts.own.cells.iter().any(|(scope, cell)| {
-            let is_here = scope.channel.is_none_or(|channel| channel == send.channel);
-            is_here && cell.opt_ins.iter().any(|opt_in| opt_in.id == event) && {
+            cell.opt_ins.iter().any(|opt_in| opt_in.id == event) && {
                 let subject = subject_of(scope, send.channel);
-                standing::standing(known, &subject, rules, now).standing == Standing::Granted
+                let here = Subject { channel: send.channel, ..subject };
+                let standing =
+                    |subject: &Subject<'_>| standing::standing(known, subject, rules, now).standing;
+                standing(&subject) == Standing::Granted && standing(&here) != Standing::OptedOut
             }
         }),
     };

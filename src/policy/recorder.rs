@@ -93,7 +93,9 @@ pub fn record(
                     .into_iter()
                     .for_each(|change| recorded.push(change, from));
             }
-            Report::Invalidate(report) => record_invalidation(report, from, rules, now, &mut recorded),
+            Report::Invalidate(report) => {
+                record_invalidation(report, from, known, rules, now, &mut recorded);
+            }
             Report::Release(ReleaseReport::Holds(channels)) => {
                 let channels = if channels.is_empty() { Channel::ALL } else { channels };
                 for channel in channels {
@@ -480,6 +482,7 @@ fn request_changes(
 fn record_invalidation(
     report: &InvalidateReport,
     from: usize,
+    known: &[Known<'_>],
     rules: &Rules,
     now: Timestamp,
     recorded: &mut Recorded,
@@ -491,7 +494,7 @@ fn record_invalidation(
         let everything = vec![Scope { channel: None, purpose: Purpose::All }];
         let out = OptOut {
             scopes: everything,
-            time: now,
+            time: opt_out_time(None, Source::Caller, known, rules, now),
             stated: report.occurred,
             imported: false,
             inbound: None,

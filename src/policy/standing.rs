@@ -190,9 +190,22 @@ pub fn against<'a>(known: impl Iterator<Item = Known<'a>>, subject: &Subject<'_>
 
 /// Every opt-out and invalidation that is known, whatever it reaches.
 pub fn marks<'a>(known: &'a [Known<'a>]) -> impl Iterator<Item = Mark> {
-    known.iter().flat_map(|Known { relation, record }| {
+    marks_in(known, |_| true)
+}
+
+/// Those that reach `channel`, or every channel.
+pub fn marks_on<'a>(known: &'a [Known<'a>], channel: Channel) -> impl Iterator<Item = Mark> {
+    marks_in(known, move |scope| scope.channel.is_none_or(|reached| reached == channel))
+}
+
+fn marks_in<'a>(
+    known: &'a [Known<'a>],
+    reaches: impl Fn(&Scope) -> bool + Copy + 'a,
+) -> impl Iterator<Item = Mark> {
+    known.iter().flat_map(move |Known { relation, record }| {
         let all = |cell: &'a Cell| cell.outs.iter().chain(cell.imported_outs.iter()).chain(cell.voids.iter());
-        record.cells.iter().flat_map(move |(_, cell)| all(cell)).map(|mark| relation.mark(*mark))
+        let cells = record.cells.iter().filter(move |(scope, _)| reaches(scope));
+        cells.flat_map(move |(_, cell)| all(cell)).map(|mark| relation.mark(*mark))
     })
 }
 

@@ -246,3 +246,16 @@ async fn an_edge_tells_apart_what_the_person_did_at_two_times() {
         assert_eq!(waiting(), items, "{at:?}");
     }
 }
+
+#[tokio::test]
+async fn a_text_without_a_time_or_an_id_waits_for_one_item_however_often_it_is_told() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    snapshot(&anchor, &edge);
+    let stop = Inbound { message_id: String::new(), occurred: None, ..message("STOP", NOON) };
+    for _ in 0..3 {
+        let kept = edge.engine.handle_inbound(stop.clone()).await;
+        assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
+        edge.clock.advance_ms(SECOND_MS);
+    }
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 1);
+}

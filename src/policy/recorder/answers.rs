@@ -28,7 +28,11 @@ pub fn confirm(
     for (scope, pending) in own.record.request(request) {
         let subject = state::subject(&scope.purpose, scope.channel?, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
-        if now >= pending.expire || !standing::is_live(pending, &against, rules) {
+        // Sent before a STOP by the provider's own order, it answers nothing that was asked for after that.
+        let precedes_stop = against.all_outs().any(|(mark, _)| {
+            mark.message.is_some_and(|(channel, stop)| channel == pending.via && stop > occurred)
+        });
+        if now >= pending.expire || precedes_stop || !standing::is_live(pending, &against, rules) {
             return None;
         }
         let opt_in = confirmed.get_or_insert_with(|| OptIn {
@@ -54,23 +58,32 @@ pub fn confirm(
 ///
 /// Naming an event may name what its origin numbered before it; then it counts only where everything else
 /// that the origin numbered is older by more than the margin.
-fn covers_by_provider(against: &Against, channel: Channel, at: Timestamp, rules: &Rules) -> Covers {
+fn covers_by_provider(
+    against: &Against,
+    known: &[Known<'_>],
+    channel: Channel,
+    at: Timestamp,
+    rules: &Rules,
+) -> Covers {
     let marks = || against.all_outs().map(|(mark, _)| mark).chain(against.voids.iter());
+    let all: Vec<Mark> = standing::marks_on(known, channel).collect();
     let precedes =
         |mark: &Mark| mark.precedes_message(channel, at) || mark.time < at.minus_ms(rules.clock_margin_ms);
-    // Of an origin, at the same identifier; and what is one event.
-    let comes_with = |named: &Mark| {
-        let Mark { id, naming, .. } = *named;
-        marks().filter(move |other| {
-            let also = other.id.origin == id.origin && other.naming == naming;
-            also && (naming != Naming::Alone || other.id == id)
-        })
-    };
     let mut covers = Covers::default();
     marks()
-        .filter(|mark| mark.precedes_message(channel, at) && comes_with(mark).all(precedes))
+        .filter(|mark| mark.precedes_message(channel, at) && named_with(mark, &all).all(precedes))
         .for_each(|mark| covers.name(mark));
     covers
+}
+
+/// What naming `named` may name as well: what its origin numbered at the same identifier, whatever it reaches. A message may be sent as
+/// another category than that of its topic, and then it meets that category's opt-outs.
+fn named_with<'a>(named: &Mark, all: &'a [Mark]) -> impl Iterator<Item = &'a Mark> + use<'a> {
+    let Mark { id, naming, .. } = *named;
+    all.iter().filter(move |other| {
+        let also = other.id.origin == id.origin && other.naming == naming;
+        also && (naming != Naming::Alone || other.id == id)
+    })
 }
 
 /// The most opt-ins of one scope that a START renews, the latest first.
@@ -79,7 +92,7 @@ pub const RENEWED_MAX: usize = 16;
 /// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else did.
 ///
 /// The renewed opt-in comes after what the ended one came after, and after the STOPs that the same provider timed
-/// earlier. What else the STOPs' origins numbered is beaten by the ended one, so that covering it is right.
+/// earlier. What else the STOPs' origins numbered before them must be beaten by the ended one or be such a STOP, so that covering it is right.
 #[must_use]
 pub fn renew(
     channel: Channel,
@@ -90,6 +103,7 @@ pub fn renew(
 ) -> Vec<OptIn> {
     let Some(own) = known.iter().find(|known| known.relation == Relation::Own) else { return Vec::new() };
     let mut renewed: Vec<OptIn> = Vec::new();
+    let all: Vec<Mark> = standing::marks_on(known, channel).collect();
     for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
         let subject = state::subject(&scope.purpose, channel, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
@@ -110,7 +124,16 @@ pub fn renew(
             let in_vain = by
                 .iter()
                 .any(|mark| mark.naming == Naming::Never && before.is_none_or(|before| mark.time >= before));
-            if !(stopped && by_stops_only && valid) || in_vain {
+            let is_ended_by =
+                |mark: &Mark| [false, true].iter().any(|imported| !ended.beats(mark, *imported));
+            let names_too_much = by.iter().any(|stop| {
+                named_with(stop, &all).any(|other| {
+                    other.id.sequence < stop.id.sequence
+                        && !other.precedes_message(channel, occurred)
+                        && is_ended_by(other)
+                })
+            });
+            if !(stopped && by_stops_only && valid) || in_vain || names_too_much {
                 continue;
             }
             let mut covers = ended.covers.clone();
@@ -166,7 +189,7 @@ pub fn join_program(
     vec![Change::OptIn(event::OptIn {
         scopes,
         occurred,
-        covers: covers_by_provider(&against, channel, occurred, rules),
+        covers: covers_by_provider(&against, known, channel, occurred, rules),
         before: Some(occurred.minus_ms(rules.clock_margin_ms)),
         imported: false,
         expire: expiry(None, occurred, rules),
