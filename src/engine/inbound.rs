@@ -372,13 +372,13 @@ impl Inner {
             Outcome::Confirm => {
                 let confirmed = self
                     .asked(inbound, people, rules, at)
-                    .and_then(|request| recorder::confirm(request, at, known, rules, now));
+                    .and_then(|request| recorder::confirm(request, at, order.no_later, known, rules, now));
                 opted_in(confirmed.into_iter().map(Change::OptIn).collect(), known, channel, at)
             }
             Outcome::OptIn => {
                 let asked = self
                     .asked(inbound, people, rules, at)
-                    .and_then(|request| recorder::confirm(request, at, known, rules, now));
+                    .and_then(|request| recorder::confirm(request, at, order.no_later, known, rules, now));
                 let renewed = match asked {
                     Some(confirmed) => vec![confirmed],
                     None => recorder::renew(channel, order.no_earlier, known, rules, now),

@@ -194,6 +194,23 @@ impl Node {
         self.denies_to(person(), request_id, Mode::Enforce)
     }
 
+    /// The person asks for offers by a form, to be confirmed by SMS; the question.
+    async fn asks_to_confirm(&self) -> CheckRequest {
+        let report = RequestReport {
+            opt_in: OptInReport {
+                channels: vec![Channel::Sms],
+                topics: vec![offers()],
+                ..opt_in_by_form(self.clock.now())
+            },
+            via: Some(Channel::Sms),
+            expire: None,
+        };
+        let answer =
+            self.try_record(person(), "asks", Report::Request(report), Source::Caller).await.unwrap();
+        let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
+        CheckRequest { about: Some(answer.event), content, ..Self::asks(person(), "question", Mode::Enforce) }
+    }
+
     /// Why something else may not be sent to the person.
     fn denies_content(&self, content: RequestedContent) -> Option<Reason> {
         self.judge(CheckRequest { content, ..Self::asks(person(), "", Mode::Peek) })
@@ -392,6 +409,41 @@ async fn a_start_says_nothing_of_a_later_opt_out_of_what_its_topic_is_sent_as() 
     assert_eq!(as_marketing(), Some(Reason::OptedOut));
 }
 
+#[tokio::test]
+async fn a_start_renews_one_topic_beside_another_that_the_person_ended_for_itself() {
+    let node = Node::open(Replica::alone());
+    let report = OptInReport {
+        channels: vec![Channel::Sms],
+        topics: vec![offers(), receipts()],
+        ..opt_in_by_form(node.clock.now())
+    };
+    node.record("opt-in", Report::OptIn(report), Source::Caller).await;
+    node.clock.advance_ms(SECOND_MS);
+    let Report::OptOut(all) = opt_out(node.clock.now()) else { unreachable!() };
+    let no_offers = Report::OptOut(OptOutReport { topics: vec![offers()], ..all });
+    node.record("no-offers", no_offers, Source::Caller).await;
+    for (word, waited_ms) in [("STOP", MINUTE_MS), ("START", MINUTE_MS)] {
+        node.clock.advance_ms(waited_ms);
+        node.engine.handle_inbound(message(word, node.clock.now())).await.unwrap();
+    }
+    let receipt = RequestedContent::Message { category: None, topic: Some(receipts()) };
+    assert_eq!(node.denies_content(receipt), None);
+    assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+#[tokio::test]
+async fn where_nobody_times_messages_a_yes_soon_after_a_stop_counts() {
+    let node = Node::open(Replica::alone());
+    let timeless = |text| Inbound { occurred: None, ..message(text, NOON) };
+    node.engine.handle_inbound(timeless("STOP")).await.unwrap();
+    node.clock.advance_ms(MINUTE_MS);
+    let question = node.asks_to_confirm().await;
+    assert_eq!(node.judge(question), None);
+    node.clock.advance_ms(SECOND_MS);
+    node.engine.handle_inbound(timeless("YES")).await.unwrap();
+    assert_eq!(node.denies(""), None);
+}
+
 /// It was sent before the STOP, by the provider's own order, so it answers no question that came after the STOP.
 #[tokio::test]
 async fn a_late_yes_of_before_a_stop_confirms_nothing_that_was_asked_for_after_it() {
@@ -400,22 +452,7 @@ async fn a_late_yes_of_before_a_stop_confirms_nothing_that_was_asked_for_after_i
     node.clock.advance_ms(7 * MINUTE_MS);
     node.engine.handle_inbound(message("STOP", stop)).await.unwrap();
     node.clock.advance_ms(MINUTE_MS);
-    let report = RequestReport {
-        opt_in: OptInReport {
-            channels: vec![Channel::Sms],
-            topics: vec![offers()],
-            ..opt_in_by_form(node.clock.now())
-        },
-        via: Some(Channel::Sms),
-        expire: None,
-    };
-    let answer = node.try_record(person(), "asks", Report::Request(report), Source::Caller).await.unwrap();
-    let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
-    let question = CheckRequest {
-        about: Some(answer.event),
-        content,
-        ..Node::asks(person(), "question", Mode::Enforce)
-    };
+    let question = node.asks_to_confirm().await;
     assert_eq!(node.judge(question), None);
     node.clock.advance_ms(SECOND_MS);
     node.engine.handle_inbound(message("YES", yes)).await.unwrap();

@@ -306,7 +306,10 @@ fn opt_in_change(
     let occurred = report.occurred.unwrap_or(now).min(now);
     if let Some(request) = report.confirms {
         let method = report.method;
-        let confirmed = confirm(request, occurred, known, rules, now).ok_or(Refusal::NotPending(request))?;
+        // Whoever records it does not go by the clock that timed a STOP.
+        let no_later = Timestamp::MAX;
+        let confirmed =
+            confirm(request, occurred, no_later, known, rules, now).ok_or(Refusal::NotPending(request))?;
         return Ok(vec![Change::OptIn(OptIn { method: method.unwrap_or(confirmed.method), ..confirmed })]);
     }
     if source != Source::Import && report.method.is_some_and(|method| rules.double_opt_in.contains(&method)) {

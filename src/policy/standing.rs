@@ -198,6 +198,21 @@ pub fn marks_on<'a>(known: &'a [Known<'a>], channel: Channel) -> impl Iterator<I
     marks_in(known, move |scope| scope.channel.is_none_or(|reached| reached == channel))
 }
 
+/// Those that may speak against something of `purpose` on `channel`, whichever category it is sent as.
+pub fn marks_bearing_on<'a>(
+    known: &'a [Known<'a>],
+    channel: Channel,
+    purpose: &'a Purpose,
+) -> impl Iterator<Item = Mark> {
+    marks_in(known, move |scope| {
+        let is_of_another = matches!(
+            (&scope.purpose, purpose),
+            (Purpose::Topic(reached), Purpose::Topic(topic)) if reached != topic
+        );
+        !is_of_another && scope.channel.is_none_or(|reached| reached == channel)
+    })
+}
+
 fn marks_in<'a>(
     known: &'a [Known<'a>],
     reaches: impl Fn(&Scope) -> bool + Copy + 'a,

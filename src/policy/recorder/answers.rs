@@ -14,11 +14,12 @@ use crate::policy::time::Timestamp;
 use crate::policy::types::{Channel, ConsentType, OptInMethod};
 
 /// The opt-in that confirms the pending `request`, if it still waits: it names the opt-outs applied
-/// when the request was recorded.
+/// when the request was recorded. The reply was sent no later than `no_later`, by the clock of whoever times messages.
 #[must_use]
 pub fn confirm(
     request: EventId,
     occurred: Timestamp,
+    no_later: Timestamp,
     known: &[Known<'_>],
     rules: &Rules,
     now: Timestamp,
@@ -30,7 +31,7 @@ pub fn confirm(
         let against = standing::against(known.iter().copied(), &subject, rules);
         // Sent before a STOP by the provider's own order, it answers nothing that was asked for after that.
         let precedes_stop = against.all_outs().any(|(mark, _)| {
-            mark.message.is_some_and(|(channel, stop)| channel == pending.via && stop > occurred)
+            mark.message.is_some_and(|(channel, stop)| channel == pending.via && stop > no_later)
         });
         if now >= pending.expire || precedes_stop || !standing::is_live(pending, &against, rules) {
             return None;
@@ -76,8 +77,8 @@ fn covers_by_provider(
     covers
 }
 
-/// What naming `named` may name as well: what its origin numbered at the same identifier, whatever it reaches. A message may be sent as
-/// another category than that of its topic, and then it meets that category's opt-outs.
+/// What of `all` naming `named` may name as well: what its origin numbered at the same identifier. It need not speak against the topic in
+/// its own category: a message may be sent as another one, and then it meets that category's opt-outs.
 fn named_with<'a>(named: &Mark, all: &'a [Mark]) -> impl Iterator<Item = &'a Mark> + use<'a> {
     let Mark { id, naming, .. } = *named;
     all.iter().filter(move |other| {
@@ -92,7 +93,7 @@ pub const RENEWED_MAX: usize = 16;
 /// The opt-ins that START renews: those that the person's STOPs on this channel ended, and nothing else did.
 ///
 /// The renewed opt-in comes after what the ended one came after, and after the STOPs that the same provider timed
-/// earlier. What else the STOPs' origins numbered before them must be beaten by the ended one or be such a STOP, so that covering it is right.
+/// earlier. What else bears on its scope and was numbered by the STOPs' origins before them must be beaten anyway, so that covering it is right.
 #[must_use]
 pub fn renew(
     channel: Channel,
@@ -103,10 +104,10 @@ pub fn renew(
 ) -> Vec<OptIn> {
     let Some(own) = known.iter().find(|known| known.relation == Relation::Own) else { return Vec::new() };
     let mut renewed: Vec<OptIn> = Vec::new();
-    let all: Vec<Mark> = standing::marks_on(known, channel).collect();
     for (scope, cell) in own.record.cells.iter().filter(|(scope, _)| scope.channel == Some(channel)) {
         let subject = state::subject(&scope.purpose, channel, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
+        let bearing: Vec<Mark> = standing::marks_bearing_on(known, channel, &scope.purpose).collect();
         let mut lasting: Vec<&consent::OptIn> =
             cell.opt_ins.iter().filter(|opt_in| opt_in.lasts_at(now)).collect();
         lasting.sort_by_key(|opt_in| Reverse(opt_in.occurred));
@@ -124,16 +125,19 @@ pub fn renew(
             let in_vain = by
                 .iter()
                 .any(|mark| mark.naming == Naming::Never && before.is_none_or(|before| mark.time >= before));
-            let is_ended_by =
-                |mark: &Mark| [false, true].iter().any(|imported| !ended.beats(mark, *imported));
-            let names_too_much = by.iter().any(|stop| {
-                named_with(stop, &all).any(|other| {
-                    other.id.sequence < stop.id.sequence
-                        && !other.precedes_message(channel, occurred)
-                        && is_ended_by(other)
-                })
+            if !(stopped && by_stops_only && valid) || in_vain {
+                continue;
+            }
+            let is_beaten = |mark: &Mark| {
+                mark.precedes_message(channel, occurred)
+                    || before.is_some_and(|before| mark.time < before)
+                    || [false, true].iter().all(|imported| ended.beats(mark, *imported))
+            };
+            let names_too_much = by.iter().filter(|stop| stop.naming != Naming::Alone).any(|stop| {
+                named_with(stop, &bearing)
+                    .any(|other| other.id.sequence < stop.id.sequence && !is_beaten(other))
             });
-            if !(stopped && by_stops_only && valid) || in_vain || names_too_much {
+            if names_too_much {
                 continue;
             }
             let mut covers = ended.covers.clone();

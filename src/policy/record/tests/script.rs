@@ -249,8 +249,9 @@ impl Reported<'_> {
                 record(Report::Request(request), Source::Caller)
             }
             What::Confirm => {
-                let confirmed =
-                    asked.and_then(|request| recorder::confirm(request, by_provider, known, rules, now));
+                let confirmed = asked.and_then(|request| {
+                    recorder::confirm(request, by_provider, by_provider, known, rules, now)
+                });
                 Ok(confirmed.map(Change::OptIn).into_iter().collect())
             }
             What::Void => record(
