@@ -281,12 +281,10 @@ async fn a_repeated_check_is_judged_anew() {
     assert_eq!(node.denies("a"), Some(Reason::OptedOut));
 }
 
-/// A decision may be of a key long gone; that the person stopped marketing is true all the same.
-#[tokio::test]
-async fn a_report_whose_decision_cannot_be_read_is_taken_by_what_else_it_says() {
-    let node = Node::open(Replica::alone());
-    let stopped = SendReport {
-        decision_id: "of-another-key".to_owned(),
+/// A send that failed since the person stopped marketing, with no decision at hand.
+fn stopped_marketing(occurred: Option<Timestamp>) -> SendReport {
+    SendReport {
+        decision_id: String::new(),
         business: Some(BusinessId::new("acme").unwrap()),
         sender: Some(SenderId::new("Acme").unwrap()),
         recipient: Some(person()),
@@ -295,8 +293,15 @@ async fn a_report_whose_decision_cannot_be_read_is_taken_by_what_else_it_says() 
         error_code: "131050".to_owned(),
         message_id: String::new(),
         instructions_included: false,
-        occurred: None,
-    };
+        occurred,
+    }
+}
+
+/// A decision may be of a key long gone; that the person stopped marketing is true all the same.
+#[tokio::test]
+async fn a_report_whose_decision_cannot_be_read_is_taken_by_what_else_it_says() {
+    let node = Node::open(Replica::alone());
+    let stopped = SendReport { decision_id: "of-another-key".to_owned(), ..stopped_marketing(None) };
     for lacks in [
         SendReport { business: None, ..stopped.clone() },
         SendReport { sender: None, ..stopped.clone() },

@@ -225,23 +225,11 @@ async fn tries_without_a_request_id_wait_for_one_item() {
 async fn an_edge_tells_apart_what_the_person_did_at_two_times() {
     let (anchor, edge) = (Node::open(fresh()), Node::edge());
     snapshot(&anchor, &edge);
-    let stopped = |at: Timestamp| SendReport {
-        decision_id: String::new(),
-        business: Some(BusinessId::new("acme").unwrap()),
-        sender: Some(SenderId::new("Acme").unwrap()),
-        recipient: Some(person()),
-        channel: Channel::Whatsapp,
-        outcome: SendOutcome::Failed,
-        error_code: "131050".to_owned(),
-        message_id: String::new(),
-        instructions_included: false,
-        occurred: Some(at),
-    };
     let waiting = || edge.engine.edge().unwrap().waiting().items;
     for (at, items) in
         [(NOON.minus_ms(HOUR_MS), 1), (NOON.minus_ms(MINUTE_MS), 2), (NOON.minus_ms(HOUR_MS), 2)]
     {
-        let kept = edge.engine.report_send(stopped(at)).await;
+        let kept = edge.engine.report_send(stopped_marketing(Some(at))).await;
         assert!(matches!(kept, Err(EngineError::Kept) | Ok(_)), "{kept:?}");
         assert_eq!(waiting(), items, "{at:?}");
     }
