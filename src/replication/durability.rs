@@ -19,8 +19,12 @@ struct Disk {
 pub(super) struct Durability(BTreeMap<String, Disk>);
 
 impl Durability {
-    /// `anchor` connected: until it has told all, it does not count.
-    pub(super) fn connected(&mut self, anchor: &str) {
+    /// `anchor` connected: until it has told all, it does not count. Where more than the `others` configured are known by then, whoever is not
+    /// `here` may be one of them before it lost its disk, and counts no more until it comes back.
+    pub(super) fn connected(&mut self, anchor: &str, others: usize, here: &[&str]) {
+        if !self.0.contains_key(anchor) && self.0.len() >= others {
+            self.0.retain(|known, _| here.contains(&known.as_str()));
+        }
         if !self.0.contains_key(anchor)
             && self.0.len() >= ANCHORS_MAX
             && let Some(first) = self.0.keys().next().cloned()

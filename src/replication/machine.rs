@@ -317,8 +317,17 @@ impl Machine {
         }
     }
 
-    /// The peer at `link` holds `origin` up to `sequence`.
-    fn told(&mut self, link: Link, origin: OriginId, sequence: u64, own: bool, now: Now) {
+    /// Whether what a peer holds of `origin` under `sequence` may be another record than the one here: of an own origin, more than this node
+    /// wrote, or what is known to differ.
+    fn may_differ(&self, origin: OriginId, sequence: u64, run: Run) -> bool {
+        let own = self.own.contains(&origin);
+        #[cfg(sabotage)]
+        let own = own && !crate::sabotage::is("forks-disk-counted");
+        own && (sequence > self.held.sequence(origin) || self.is_refused(origin, run))
+    }
+
+    /// The peer at `link` holds `origin` up to `sequence`; `differs`: but another record there.
+    fn told(&mut self, link: Link, origin: OriginId, sequence: u64, own: bool, differs: bool, now: Now) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         let Some(peer) = &session.peer else { return };
         let (instance, run, is_anchor) = (peer.instance, peer.run, peer.role == Role::Anchor);
@@ -331,7 +340,9 @@ impl Machine {
         told.own |= own;
         let (told, own) = (told.sequence, told.own);
         let held = self.held.sequence(origin);
-        if let Some(anchor) = session.anchor().map(str::to_owned) {
+        let anchor = session.anchor().map(str::to_owned);
+        // A disk that has another record under this id has not this one.
+        if let Some(anchor) = anchor.filter(|_| !(differs || self.may_differ(origin, told, run))) {
             self.durability.acked(&anchor, origin, told);
             self.count_disks(origin);
         }
@@ -375,12 +386,12 @@ impl Machine {
 
     fn told_entries(&mut self, link: Link, entries: &[VectorEntry], now: Now) {
         for entry in entries {
-            self.told(link, entry.origin, entry.head.sequence, entry.own, now);
-            if let Some(ours) = self.held.get(entry.origin)
-                && ours.sequence == entry.head.sequence
-                && ours.hash != entry.head.hash
-            {
-                self.forked(link, entry.origin, ours, entry.head.hash, now);
+            let VectorEntry { origin, head, own } = *entry;
+            let same_id = self.held.get(origin).filter(|ours| ours.sequence == head.sequence);
+            let differing = same_id.filter(|ours| ours.hash != head.hash);
+            self.told(link, origin, head.sequence, own, differing.is_some(), now);
+            if let Some(ours) = differing {
+                self.forked(link, origin, ours, head.hash, now);
             }
         }
     }

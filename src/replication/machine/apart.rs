@@ -145,7 +145,7 @@ impl Machine {
             self.on(link, |session| session.pardon(origin));
             let told = self.sessions.get(&link).map_or(0, |session| session.told(origin));
             if told > 0 {
-                self.told(link, origin, told, false, now);
+                self.told(link, origin, told, false, false, now);
             }
         }
     }

@@ -188,11 +188,13 @@ impl Machine {
     }
 
     fn accept(&mut self, link: Link, hello: Hello, now: Now) {
-        let Some(session) = self.sessions.get_mut(&link) else { return };
         let anchor = (hello.role == Role::Anchor).then(|| counted_as(&hello.anchor_name, hello.instance));
         if let Some(anchor) = &anchor {
-            self.durability.connected(anchor);
+            let others = self.settings.anchors - usize::from(self.settings.role == Role::Anchor);
+            let here: Vec<&str> = self.sessions.values().filter_map(Session::anchor).collect();
+            self.durability.connected(anchor, others, &here);
         }
+        let Some(session) = self.sessions.get_mut(&link) else { return };
         session.peer =
             Some(Peer { instance: hello.instance, run: hello.run, role: hello.role, anchor: anchor.clone() });
         session.out = Outflow::new(
@@ -246,7 +248,7 @@ impl Machine {
         self.counters.closed_equal += 1;
         let all: Vec<_> = self.closed.of(&self.held, &self.own).collect();
         for (origin, head) in all {
-            self.told(link, origin, head.sequence, false, now);
+            self.told(link, origin, head.sequence, false, false, now);
         }
     }
 

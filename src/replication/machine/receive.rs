@@ -143,7 +143,7 @@ impl Machine {
             return;
         }
         for (origin, sequence) in origins {
-            self.told(link, *origin, *sequence, false, now);
+            self.told(link, *origin, *sequence, false, false, now);
         }
     }
 
@@ -200,7 +200,9 @@ impl Machine {
     fn told_in_full(&mut self, link: Link) {
         let Some(session) = self.sessions.get(&link) else { return };
         let Some(anchor) = session.anchor().map(str::to_owned) else { return };
-        let vector = session.told.iter().map(|(origin, told)| (*origin, told.sequence)).collect();
+        let Some(run) = session.peer.as_ref().map(|peer| peer.run) else { return };
+        let told = session.told.iter().map(|(origin, told)| (*origin, told.sequence));
+        let vector = told.filter(|(origin, sequence)| !self.may_differ(*origin, *sequence, run)).collect();
         let origins = self.durability.told_all(&anchor, &vector);
         if origins > 0 {
             self.counters.went_back += 1;

@@ -112,10 +112,10 @@ fn durable_is_what_a_majority_of_the_anchors_acknowledged() {
         );
         let ping = pinged(&effects).expect("a ping");
         tell(&mut one, link, answer(ping, Vec::new(), Vec::new(), 0), 1);
-        let ack = Frame::Ack { frames_done: 0, origins: vec![(own, u64::from(number) + 1)] };
+        let ack = Frame::Ack { frames_done: 0, origins: vec![(own, u64::from(number.min(3)) + 1)] };
         replicated.extend(tell(&mut one, link, ack, 1));
     }
-    // This node 4, the others 3, 4 and 5 (which is more than there is): three of five hold 4.
+    // This node 4, the others 3, 4 and 4: three of five hold 4.
     assert_eq!(one.replicated_up_to(own), 4);
     assert!(replicated.contains(&Effect::Replicated { origin: own, sequence: 3 }));
     // A disk that is away is still a disk.
@@ -123,6 +123,46 @@ fn durable_is_what_a_majority_of_the_anchors_acknowledged() {
         one.handle(Input::Disconnected { link: Link(link), why: String::new() }, at(2));
     }
     assert_eq!(one.replicated_up_to(own), 4);
+}
+
+/// Two stores wrote as one: under the same ids the other has other records, or records that were never written here.
+#[test]
+fn a_disk_with_another_record_under_the_same_id_does_not_count() {
+    let own = origin(8);
+    let other = VectorEntry { head: Head { sequence: 4, hash: [0xee; 32] }, ..entry(8, 4) };
+    for theirs in [other, entry(8, 5)] {
+        let mut one = machine(1);
+        one.handle(Input::OwnAppended { origin: own, head: head(4) }, at(0));
+        let mut effects = meet(&mut one, 1, hello(2, vec![theirs]), 0);
+        let ping = pinged(&effects).expect("a ping");
+        effects.extend(tell(&mut one, 1, answer(ping, Vec::new(), Vec::new(), 0), 1));
+        let ack = Frame::Ack { frames_done: 0, origins: vec![(own, theirs.head.sequence)] };
+        effects.extend(tell(&mut one, 1, ack, 1));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Replicated { .. })), "{effects:?}");
+        assert_eq!(one.replicated_up_to(own), 0);
+    }
+}
+
+/// One of five loses its disk and comes back with an empty one under another identity, to which the event is sent again.
+#[test]
+fn a_disk_that_was_lost_does_not_count_beside_the_one_that_replaces_it() {
+    let mut settings = settings(1);
+    settings.anchors = 5;
+    let mut one = Machine::new(settings, Heads::default());
+    let own = origin(8);
+    one.handle(Input::OwnAppended { origin: own, head: head(4) }, at(0));
+    let comes = |one: &mut Machine, number: u8, held: u64| {
+        let link = u64::from(number);
+        let effects = meet(one, link, hello(number, vec![entry(8, held)]), 0);
+        tell(one, link, answer(pinged(&effects).expect("a ping"), Vec::new(), Vec::new(), 0), 1);
+    };
+    for number in 2..=5 {
+        comes(&mut one, number, if number == 2 { 4 } else { 1 });
+    }
+    assert_eq!(one.replicated_up_to(own), 1);
+    one.handle(Input::Disconnected { link: Link(2), why: String::new() }, at(2));
+    comes(&mut one, 6, 4);
+    assert_eq!(one.replicated_up_to(own), 1, "two disks of five have it");
 }
 
 #[test]
