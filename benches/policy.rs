@@ -35,6 +35,7 @@ fn apply(record: &mut Record, id: EventId, change: Change) {
     let event = ConsentEvent {
         business: BusinessId::new("acme-air").expect("a business"),
         subjects: vec![PERSON],
+        forms: Vec::new(),
         recorded: NOW.minus_ms(600_000),
         request: None,
         rules_version: "1".into(),

@@ -45,6 +45,7 @@ fn opt_in(n: u64) -> ConsentEvent {
     ConsentEvent {
         business: BusinessId::new("acme-air").expect("a business"),
         subjects: vec![person(n)],
+        forms: Vec::new(),
         recorded,
         request: Some(RequestMark { key: n.to_le_bytes(), content: [7; 8] }),
         rules_version: "1".into(),

@@ -8,6 +8,7 @@ use crate::address::{Address, AddressFault, AddressKind};
 use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode, Receipt};
 use crate::policy::check::{Verdict, Violation};
 use crate::policy::ids::{EventId, Identifier, TopicId};
+use crate::policy::record::Links;
 use crate::policy::rules::{FrequencyCap, Rules};
 use crate::policy::standing::Known;
 use crate::policy::time::Timestamp;
@@ -274,7 +275,7 @@ impl Inner {
         now: Timestamp,
         admit: impl Fn(&Verdict, &mut FrequencyLog) -> Result<Admitted, Denied>,
     ) -> Result<Judged, EngineError> {
-        let mut links: Vec<Identifier> = Vec::new();
+        let mut links = Links::default();
         let mut others: Others = people::others(&self.view, identity, &links)?;
         for _ in 0..LINK_RETRIES_MAX {
             let evaluate = |person: &mut Person| {
@@ -301,10 +302,15 @@ impl Inner {
                     let about = verdict.about.and(request.about);
                     person.usage.allowed(request.channel, about, now);
                     if let Some(event) = about {
-                        person.usage.spend(event, now);
+                        person.usage.spend(event, request.channel, now);
                     }
                     if let LimitAnswer::Admitted(admitted) = &limits {
-                        let sent = Sent { category: verdict.category, about, receipt: &admitted.receipt };
+                        let sent = Sent {
+                            category: verdict.category,
+                            channel: request.channel,
+                            about,
+                            receipt: &admitted.receipt,
+                        };
                         self.tell_sent(
                             &request.business,
                             rules,

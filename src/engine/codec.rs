@@ -17,7 +17,7 @@ pub use personal::{decode_personal, encode_personal};
 use crate::policy::ids::IdFault;
 
 /// The `needs_reader` up to which this version understands all that restricts.
-pub const READER_VERSION: u32 = 1;
+pub const READER_VERSION: u32 = 2;
 
 /// Why bytes are not a payload that this version may act upon. It never tells their content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -25,6 +25,7 @@ use crate::view::View;
 use super::Engine;
 use super::codec;
 use super::record::suppresses;
+use super::token::{Token, Vector};
 
 mod follow;
 mod take_in;
@@ -273,6 +274,17 @@ impl Edge {
         }
         let highest = replicated.entry(numbered.event.origin).or_default();
         *highest = (*highest).max(numbered.event.sequence);
+    }
+
+    /// Whether what was taken in as `number` is applied here under the number that an anchor gave it.
+    fn is_here(&self, number: u64, vector: &Vector) -> bool {
+        match self.underway.lock().get(&number) {
+            Some(underway) => match &*underway.outcome.borrow() {
+                Some(Outcome::Numbered(numbered)) => vector.reaches(Token(Some(numbered.event))),
+                _ => false,
+            },
+            None => !self.arriving.lock().contains_key(&number),
+        }
     }
 
     /// Whether an anchor said that a majority has `event`.

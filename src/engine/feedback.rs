@@ -56,6 +56,15 @@ pub struct ReportAnswer {
     pub token: String,
 }
 
+/// What a failure taught.
+#[derive(Default)]
+struct Learned {
+    /// Events that it became.
+    events: Vec<EventId>,
+    /// The one by which the person stopped marketing.
+    stopped: Option<EventId>,
+}
+
 /// Whom and what a report is about.
 struct About {
     business: BusinessId,
@@ -72,31 +81,37 @@ impl Engine {
     /// [`EngineError`].
     pub async fn report_send(&self, report: SendReport) -> Result<ReportAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
-        carry_on(async move { inner.report(&report).await }).await
+        let (answer, stopped) = carry_on(async move { inner.report(&report).await }).await?;
+        if let Some(event) = stopped {
+            // The provider tells of it once. Not carried on: who gives up waits no longer.
+            self.inner.durability(event, None, true).await?;
+        }
+        Ok(answer)
     }
 }
 
 impl Inner {
-    async fn report(&self, report: &SendReport) -> Result<ReportAnswer, EngineError> {
+    /// The answer, and the event by which the person stopped marketing, if the report told of that.
+    async fn report(&self, report: &SendReport) -> Result<(ReportAnswer, Option<EventId>), EngineError> {
         self.serving()?;
         let about = self.about(report)?;
         let book = self.book();
         let rules = Arc::clone(book.rules(about.business.as_str()).unwrap_or(book.defaults()));
         let now = self.clock.now();
-        let at = report.occurred.unwrap_or(now).min(now);
-        let events = match report.outcome {
+        let learned = match report.outcome {
             SendOutcome::Sent | SendOutcome::Delivered | SendOutcome::Read => {
-                self.note_sent(report, &about, at)?;
-                Vec::new()
+                self.note_sent(report, &about, report.occurred.unwrap_or(now).min(now))?;
+                Learned::default()
             }
             SendOutcome::Failed => {
                 self.give_back(&about, &rules, now)?;
-                self.learn(report, &about, &rules, at, now).await?
+                self.learn(report, &about, &rules, now).await?
             }
         };
+        let Learned { events, stopped } = learned;
         let token =
             events.last().map_or_else(|| self.vector.token().to_string(), |id| Token(Some(*id)).to_string());
-        Ok(ReportAnswer { events, token })
+        Ok((ReportAnswer { events, token }, stopped))
     }
 
     fn about(&self, report: &SendReport) -> Result<About, EngineError> {
@@ -165,7 +180,12 @@ impl Inner {
                 person.usage.instruct(about.channel, at);
             }
             if let Some((event, allowed)) = named {
-                person.usage.name_message(event, allowed, self.message_hash(&report.message_id));
+                person.usage.name_message(
+                    event,
+                    about.channel,
+                    allowed,
+                    self.message_hash(&report.message_id),
+                );
             }
         };
         self.view.update(&about.recipient, |person| {
@@ -226,23 +246,35 @@ impl Inner {
         report: &SendReport,
         about: &About,
         rules: &Rules,
-        at: Timestamp,
         now: Timestamp,
-    ) -> Result<Vec<EventId>, EngineError> {
-        let mut events = Vec::new();
+    ) -> Result<Learned, EngineError> {
+        let mut learned = Learned::default();
         let business = about.business.as_str();
+        // A report may come again long after. What came to be known since is not undone by it.
+        let failed = report.occurred.or(about.decision.as_ref().map(|decision| decision.time));
+        let is_old_news =
+            |known: Timestamp| failed.is_some_and(|failed| failed.plus_ms(rules.clock_margin_ms) < known);
         let sender = about.sender.as_ref();
+        let lasts_past = |until: Option<Timestamp>| until.is_none_or(|until| until > failed.unwrap_or(now));
         for lesson in feedback::lessons(&report.error_code, about.channel) {
             match lesson {
                 Lesson::MarketingStopped => {
                     let Some(sender) = sender else { continue };
-                    events.push(self.stop_marketing(about, sender, at, now).await?);
+                    let event = self.stop_marketing(report, about, sender, rules, now).await?;
+                    learned.events.push(event);
+                    learned.stopped = Some(event);
                 }
                 Lesson::WindowClosed => {
                     let Some(sender) = sender else { continue };
                     let closed = self.view.update(&about.recipient, |person| {
                         let window = person.usage.window(about.channel, sender.as_str());
+                        // What the person wrote since opened another one.
+                        let window =
+                            window.filter(|window| failed.is_none_or(|failed| window.last <= failed));
                         let closed = window.map(|window| (about.channel, sender.clone(), window.last));
+                        if closed.is_none() {
+                            return (None, Touched::Nothing);
+                        }
                         person.usage.close_window(about.channel, sender.as_str());
                         (closed, Touched::Usage)
                     })?;
@@ -280,6 +312,12 @@ impl Inner {
                 Lesson::SenderStopped => {
                     let Some(sender) = sender else { continue };
                     let known = self.view.sender(business, sender.as_str());
+                    let is_known = |known: &SenderEntry| {
+                        known.status == SenderStatus::Banned && lasts_past(known.status_until)
+                    };
+                    if known.as_ref().is_some_and(|known| is_known(known) || is_old_news(known.time)) {
+                        continue;
+                    }
                     let quality = known.as_ref().map_or(Quality::Unknown, |known| known.quality);
                     let entry = SenderEntry {
                         business: about.business.clone(),
@@ -289,7 +327,7 @@ impl Inner {
                         status_until: None,
                         time: after(now, known.map(|known| known.time)),
                     };
-                    events.push(self.append_entry(LedgerEntry::Sender(entry), true).await?);
+                    learned.events.push(self.append_entry(LedgerEntry::Sender(entry), true).await?);
                 }
                 Lesson::TemplateIs(status) => {
                     let template = about.decision.as_ref().and_then(|decision| decision.template.as_ref());
@@ -299,30 +337,56 @@ impl Inner {
                         .template(business, name, language)
                         .or_else(|| self.book().seed(business, name, language).cloned());
                     let Some(known) = known else { continue };
+                    // What the provider said of it, and until when, is not undone by hearing of it once more.
+                    let is_known = known.status == *status && lasts_past(known.pause_until);
+                    if is_known || is_old_news(known.time) {
+                        continue;
+                    }
                     let mut entry = (*known).clone();
                     entry.status = *status;
+                    // The provider does not say here until when; the end of an earlier pause is not that of this one.
+                    entry.pause_until = None;
                     entry.time = after(now, Some(entry.time));
-                    events.push(self.append_entry(LedgerEntry::Template(entry), true).await?);
+                    learned.events.push(self.append_entry(LedgerEntry::Template(entry), true).await?);
                 }
             }
         }
-        Ok(events)
+        Ok(learned)
     }
 
     /// Error 131050: the person stopped marketing from this sender in the platform.
     async fn stop_marketing(
         &self,
+        report: &SendReport,
         about: &About,
         sender: &SenderId,
-        at: Timestamp,
+        rules: &Rules,
         now: Timestamp,
     ) -> Result<EventId, EngineError> {
-        let preference = Preference { sender: sender.clone(), stopped: true, time: at };
+        // The same failure told again, by whoever names it.
+        let told = [&report.decision_id, &report.message_id].into_iter().find(|id| !id.is_empty());
+        let request =
+            told.and_then(|id| self.request_mark(about.business.as_str(), &format!("stopped\0{id}"), [0; 8]));
+        let person = self.view.get(&about.recipient).unwrap_or_default();
+        if let Some(taken) = request.and_then(|mark| person.record.taken_as(mark)) {
+            return Ok(taken.event);
+        }
+        let time = match report.occurred {
+            // The platform's time decides, even where the clock here is behind it.
+            Some(stated) => stated.min(now.plus_ms(rules.clock_margin_ms)),
+            // Whatever the clock here does, it is told after what is known here.
+            None => {
+                let known = person.record.preferences.iter().find(|(of, _)| of == sender);
+                known.map_or(now, |(_, register)| register.time.max(now))
+            }
+        };
+        let preference = Preference { sender: sender.clone(), stopped: true, time };
         let event = ConsentEvent {
             business: about.business.clone(),
             subjects: vec![about.recipient],
+            forms: Vec::new(),
             recorded: now,
-            request: None,
+            request,
             rules_version: self.book().version().to_owned(),
             numbered_late: false,
             changes: vec![Change::Preference(preference)],

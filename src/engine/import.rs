@@ -129,6 +129,7 @@ impl Inner {
         let mut event = ConsentEvent {
             business: row.business.clone(),
             subjects: vec![subject],
+            forms: Vec::new(),
             recorded: now,
             request: mark,
             rules_version: book.version().to_owned(),

@@ -18,7 +18,7 @@ use crate::view::Touched;
 
 use super::carry_on::carry_on;
 use super::error::EngineError;
-use super::people::{Identity, People};
+use super::people::{Identity, People, Whom};
 use super::record::Durability;
 use super::token::Token;
 use super::{Engine, Inner};
@@ -118,9 +118,9 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let mut answer = carry_on(async move { inner.inbound(&inbound).await }).await?;
         if let Some(event) = answer.event {
-            let opts_out = answer.outcome == InboundOutcome::OptOut;
+            let suppresses = matches!(answer.outcome, InboundOutcome::OptOut | InboundOutcome::Ambiguous);
             // Not carried on: who gives up waits no longer.
-            answer.durability = Some(self.inner.durability(event, None, opts_out).await?);
+            answer.durability = Some(self.inner.durability(event, None, suppresses).await?);
         }
         Ok(answer)
     }
@@ -171,7 +171,7 @@ impl Inner {
         // An unlisted business's opt-outs are recorded all the same; opt-ins to it are not.
         let rules = Arc::clone(book.rules(business).unwrap_or(book.defaults()));
         let identity = Identity::of(&self.key, business, first);
-        let subjects = self.subjects(business, &identity, &inbound.identifiers[1..]);
+        let Whom { subjects, forms } = Whom::of(&self.key, business, &identity, &inbound.identifiers[1..]);
         let mut turn = self.stripes.lock(&subjects).await;
         let reading = self.lexicon_read(inbound, &rules);
         let opts_out = matches!(reading.0, Outcome::OptOut(_));
@@ -200,7 +200,7 @@ impl Inner {
 
         let reopens = !matches!(meaning.outcome, InboundOutcome::OptOut | InboundOutcome::Ambiguous);
         let mut event = None;
-        let links_anew = subjects.iter().skip(1).any(|id| !people.own.record.links.contains(id));
+        let links_anew = !people.own.record.links.hold(&people.identity.own, &subjects, &forms);
         if !meaning.changes.is_empty() || links_anew {
             let personal = Personal {
                 texts: vec![words_of(&inbound.content)],
@@ -212,6 +212,7 @@ impl Inner {
             let consent_event = ConsentEvent {
                 business: inbound.business.clone(),
                 subjects: subjects.clone(),
+                forms,
                 recorded: now,
                 request: mark,
                 rules_version: book.version().to_owned(),
@@ -338,10 +339,12 @@ impl Inner {
     ) -> Meaning {
         let listed = self.book().rules(inbound.business.as_str()).is_some();
         let channel = inbound.channel;
+        // What nobody timed comes after every doubt that is known, whatever the clock does.
+        let clears = inbound.occurred.map_or_else(|| latest_hold(known, channel, now).plus_ms(1), |_| at);
         match outcome {
             Outcome::OptOut(named) => {
                 let mut changes = vec![opt_out(named, inbound, rules, known, at, order, now)];
-                changes.extend(release_hold(known, channel, at));
+                changes.extend(release_hold(known, channel, clears));
                 Meaning {
                     changes,
                     answer: TextKind::answering(outcome),
@@ -353,7 +356,9 @@ impl Inner {
                 changes: vec![Change::Hold(Hold {
                     channel,
                     held: true,
-                    time: inbound.occurred.map_or(now, |_| order.no_later),
+                    time: inbound
+                        .occurred
+                        .map_or_else(|| latest_hold(known, channel, now), |_| order.no_later),
                 })],
                 ..Meaning::of(InboundOutcome::Ambiguous)
             },
@@ -363,27 +368,27 @@ impl Inner {
                 ..Meaning::of(InboundOutcome::Help)
             },
             Outcome::None { negated_stop } => Meaning {
-                changes: if *negated_stop { release_hold(known, channel, at) } else { Vec::new() },
+                changes: if *negated_stop { release_hold(known, channel, clears) } else { Vec::new() },
                 ..Meaning::of(InboundOutcome::None)
             },
             Outcome::OptIn | Outcome::Confirm | Outcome::Program(_) if !listed => {
                 Meaning::of(InboundOutcome::None)
             }
             Outcome::Confirm => {
-                let confirmed = self
-                    .asked(inbound, people, rules, at)
-                    .and_then(|request| recorder::confirm(request, at, order.no_later, known, rules, now));
-                opted_in(confirmed.into_iter().map(Change::OptIn).collect(), known, channel, at)
+                let confirmed = self.asked(inbound, people, rules, at).and_then(|request| {
+                    recorder::confirm(request, channel, at, order.no_later, known, rules, now)
+                });
+                opted_in(confirmed.into_iter().map(Change::OptIn).collect(), known, channel, clears)
             }
             Outcome::OptIn => {
-                let asked = self
-                    .asked(inbound, people, rules, at)
-                    .and_then(|request| recorder::confirm(request, at, order.no_later, known, rules, now));
+                let asked = self.asked(inbound, people, rules, at).and_then(|request| {
+                    recorder::confirm(request, channel, at, order.no_later, known, rules, now)
+                });
                 let renewed = match asked {
                     Some(confirmed) => vec![confirmed],
                     None => recorder::renew(channel, order.no_earlier, known, rules, now),
                 };
-                opted_in(renewed.into_iter().map(Change::OptIn).collect(), known, channel, at)
+                opted_in(renewed.into_iter().map(Change::OptIn).collect(), known, channel, clears)
             }
             Outcome::Program(word) => {
                 let Some(program) = program_of(*word, inbound, rules) else {
@@ -392,7 +397,7 @@ impl Inner {
                 let report = program_report(program, inbound, rules, at);
                 let changes = recorder::join_program(&report, channel, order.no_earlier, known, rules, now);
                 let pending = changes.iter().any(|change| matches!(change, Change::Request(_)));
-                let meaning = opted_in(changes, known, channel, at);
+                let meaning = opted_in(changes, known, channel, clears);
                 Meaning {
                     evidence: report.evidence,
                     answer: if pending { None } else { meaning.answer },
@@ -425,8 +430,17 @@ fn opted_in(mut changes: Vec<Change>, known: &[Known<'_>], channel: Channel, at:
     if changes.is_empty() {
         return Meaning::of(InboundOutcome::None);
     }
-    changes.extend(release_hold(known, channel, at));
+    // A request that waits for its confirmation clears up nothing.
+    if changes.iter().any(|change| matches!(change, Change::OptIn(_))) {
+        changes.extend(release_hold(known, channel, at));
+    }
     Meaning { changes, answer: Some(TextKind::OptIn), ..Meaning::of(InboundOutcome::OptIn) }
+}
+
+/// When a doubt begins that nobody timed: now, and before no hold or release that is known, whatever the clock does.
+fn latest_hold(known: &[Known<'_>], channel: Channel, now: Timestamp) -> Timestamp {
+    let registers = known.iter().flat_map(|known| &known.record.holds);
+    registers.filter(|(at, _)| *at == channel).map(|(_, register)| register.time).fold(now, Timestamp::max)
 }
 
 /// A clear reply ends the doubt that an earlier one left.
@@ -442,15 +456,8 @@ fn release_hold(known: &[Known<'_>], channel: Channel, at: Timestamp) -> Vec<Cha
     held.map(|held| Change::Hold(Hold { channel, held: false, time: held.plus_ms(1) })).into_iter().collect()
 }
 
-fn opt_out(
-    named: &Named,
-    inbound: &Inbound,
-    rules: &Rules,
-    known: &[Known<'_>],
-    at: Timestamp,
-    order: Order,
-    now: Timestamp,
-) -> Change {
+/// The scopes of what a message named, as the business's rules have them.
+fn scopes_named(named: &Named, inbound: &Inbound, rules: &Rules) -> Vec<Scope> {
     let everywhere =
         named.all_channels || (named.is_everything_here() && rules.stop_scope == StopScope::AllChannels);
     let channels: Vec<Channel> = match (everywhere, named.channels.is_empty()) {
@@ -467,6 +474,21 @@ fn opt_out(
     if topics.len() < named.topics.len() {
         scopes.push(Scope { channel: None, purpose: Purpose::All });
     }
+    scopes
+}
+
+fn opt_out(
+    named: &[Named],
+    inbound: &Inbound,
+    rules: &Rules,
+    known: &[Known<'_>],
+    at: Timestamp,
+    order: Order,
+    now: Timestamp,
+) -> Change {
+    let mut scopes: Vec<Scope> = named.iter().flat_map(|named| scopes_named(named, inbound, rules)).collect();
+    scopes.sort_unstable();
+    scopes.dedup();
     let repeated = recorder::is_repeat(&scopes, known, rules, now);
     Change::OptOut(OptOut {
         scopes,

@@ -3,13 +3,14 @@
 use crate::address::{self, Address};
 use crate::key::ClusterKey;
 use crate::policy::ids::Identifier;
+use crate::policy::record::Links;
 use crate::policy::standing::{Known, Relation};
 use crate::view::{Person, View};
 
 use super::error::EngineError;
 
-/// How many identifiers are followed from one; beyond that nothing can be known, so nothing is allowed.
-pub const LINKS_MAX: usize = 16;
+/// How many identifiers are followed from one, other written forms included; beyond that nothing can be known, so nothing is allowed.
+pub const LINKS_MAX: usize = 32;
 
 /// The identifiers of an address: its own and those of its other written forms.
 #[derive(Clone, Debug)]
@@ -31,6 +32,37 @@ impl Identity {
     }
 }
 
+/// Whom an event is about.
+#[derive(Clone, Debug)]
+pub(super) struct Whom {
+    /// The person's identifiers, the one addressed first.
+    pub(super) subjects: Vec<Identifier>,
+    /// Their other written forms, where there are several: whoever is asked for later knows only hashes of the others, from which no other
+    /// form can be told.
+    pub(super) forms: Vec<Identifier>,
+}
+
+impl Whom {
+    /// The person of `identity`, to whom `also` belong.
+    pub(super) fn of(key: &ClusterKey, business: &str, identity: &Identity, also: &[Address]) -> Self {
+        let also = also.iter().map(|address| Identity::of(key, business, address));
+        let mut whom = Self { subjects: Vec::new(), forms: Vec::new() };
+        let mut forms = Vec::new();
+        for Identity { own, aliases } in std::iter::once(identity.clone()).chain(also) {
+            if !whom.subjects.contains(&own) {
+                whom.subjects.push(own);
+                forms.extend(aliases);
+            }
+        }
+        if whom.subjects.len() > 1 {
+            forms.sort_unstable();
+            forms.dedup();
+            whom.forms = forms;
+        }
+        whom
+    }
+}
+
 /// Records besides the one addressed.
 pub type Others = Vec<(Relation, Identifier, Person)>;
 
@@ -38,23 +70,25 @@ pub type Others = Vec<(Relation, Identifier, Person)>;
 ///
 /// # Errors
 /// When a record cannot be read or there are more than [`LINKS_MAX`].
-pub fn others(view: &View, identity: &Identity, links: &[Identifier]) -> Result<Others, EngineError> {
+pub fn others(view: &View, identity: &Identity, links: &Links) -> Result<Others, EngineError> {
     if identity.aliases.is_empty() && links.is_empty() {
         return Ok(Vec::new());
     }
     let mut seen = vec![identity.own];
     let mut others = Others::new();
-    // Other forms of the address come first: they are that even where they are linked to it as well. What is linked to the address
-    // comes before what is linked to another form of it: each is taken from the end, with all that it leads to.
-    let mut waiting: Vec<(Relation, Identifier)> = Vec::new();
+    // Other forms of the address come first: they are that even where they are linked to it as well. What links lead to comes before what
+    // only another written form leads to: it is the person's own even where both do.
+    let mut linked: Vec<Identifier> = links.identifiers.clone();
+    let mut by_forms: Vec<Identifier> = links.forms.clone();
     for alias in &identity.aliases {
         seen.push(*alias);
         let person = view.get(alias)?;
-        waiting.extend(person.record.links.iter().map(|link| (Relation::AliasLink(*link), *link)));
+        by_forms.extend(person.record.links.all());
         others.push((Relation::Alias, *alias, person));
     }
-    waiting.extend(links.iter().map(|link| (Relation::Link(*link), *link)));
-    while let Some((relation, id)) = waiting.pop() {
+    loop {
+        let next = linked.pop().map(Relation::Link).or_else(|| by_forms.pop().map(Relation::AliasLink));
+        let Some(relation @ (Relation::Link(id) | Relation::AliasLink(id))) = next else { return Ok(others) };
         if seen.contains(&id) {
             continue;
         }
@@ -63,14 +97,15 @@ pub fn others(view: &View, identity: &Identity, links: &[Identifier]) -> Result<
         }
         seen.push(id);
         let person = view.get(&id)?;
-        let through = |link: Identifier| match relation {
-            Relation::Own | Relation::Link(_) => Relation::Link(link),
-            Relation::Alias | Relation::AliasLink(_) => Relation::AliasLink(link),
-        };
-        waiting.extend(person.record.links.iter().map(|link| (through(*link), *link)));
+        let found = &person.record.links;
+        if matches!(relation, Relation::Link(_)) {
+            linked.extend(&found.identifiers);
+            by_forms.extend(&found.forms);
+        } else {
+            by_forms.extend(found.all());
+        }
         others.push((relation, id, person));
     }
-    Ok(others)
 }
 
 /// All records of a person.

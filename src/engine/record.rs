@@ -8,7 +8,7 @@ use crate::ledger::Entry;
 use crate::policy::consent::Mark;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
 use crate::policy::evidence::{Evidence, ImportSource, Personal};
-use crate::policy::ids::{BusinessId, EventId, Identifier, OriginId};
+use crate::policy::ids::{BusinessId, EventId, OriginId};
 use crate::policy::recorder::{self, Recorded, Source};
 use crate::policy::report::{FieldViolation, Report};
 use crate::policy::rules::Rules;
@@ -18,7 +18,7 @@ use crate::policy::types::{Channel, Purpose, Scope};
 use super::carry_on::carry_on;
 use super::codec;
 use super::error::EngineError;
-use super::people::{Identity, People};
+use super::people::{Identity, People, Whom};
 use super::stripes::Turn;
 use super::token::Token;
 use super::{Engine, Inner, Log};
@@ -89,29 +89,41 @@ impl Engine {
     pub async fn record_consent(&self, request: RecordRequest) -> Result<RecordAnswer, EngineError> {
         let inner = Arc::clone(&self.inner);
         let wants = request.wants_replicated;
-        let opts_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
-        if !opts_out {
+        let has_out = request.reports.iter().any(|report| matches!(report, Report::OptOut(_)));
+        let ends = |report: &Report| matches!(report, Report::OptOut(_) | Report::Invalidate(_));
+        let suppresses = request.reports.iter().any(ends);
+        if !has_out {
             inner.await_superseded(&request.reports, wants).await?;
         }
-        let mut answer = carry_on(async move { inner.record(request).await }).await?;
+        let recorded = carry_on(async move { inner.record(request).await }).await;
         // Not carried on: who gives up waits no longer.
-        answer.durability = self.inner.durability(answer.event, wants, opts_out).await?;
-        Ok(answer)
+        match recorded {
+            Ok(mut answer) => {
+                answer.durability = self.inner.durability(answer.event, wants, suppresses).await?;
+                Ok(answer)
+            }
+            Err(error) => {
+                if let EngineError::OnlyOptOuts { recorded, .. } = &error {
+                    self.inner.durability(*recorded, wants, true).await?;
+                }
+                Err(error)
+            }
+        }
     }
 }
 
 impl Engine {
-    /// Waits until an event that is recorded here is on as many disks as is wanted; `opts_out`: a little in any case.
+    /// Waits until an event that is recorded here is on as many disks as is wanted; `suppresses`: a little in any case.
     ///
     /// # Errors
-    /// [`EngineError::NotReplicated`] where REPLICATED was asked for and not reached.
+    /// [`EngineError::NotReplicated`] where REPLICATED was asked for, or an edge answers for what suppresses, and it was not reached.
     pub async fn durability(
         &self,
         event: EventId,
         wants_replicated: Option<Instant>,
-        opts_out: bool,
+        suppresses: bool,
     ) -> Result<Durability, EngineError> {
-        self.inner.durability(event, wants_replicated, opts_out).await
+        self.inner.durability(event, wants_replicated, suppresses).await
     }
 }
 
@@ -161,8 +173,8 @@ impl Inner {
         // Whoever it was that the person opted out of, it must not be lost.
         let rules = Arc::clone(book.rules(business).unwrap_or(book.defaults()));
         let identity = Identity::of(&self.key, business, &request.recipient);
-        let subjects = self.subjects(business, &identity, &request.also);
-        let mut turn = self.stripes.lock(&subjects).await;
+        let whom = Whom::of(&self.key, business, &identity, &request.also);
+        let mut turn = self.stripes.lock(&whom.subjects).await;
         let (people, unreadable) = self.people_or_own(identity, has_out)?;
 
         let mark = self.request_mark(business, &request.request_id, request.content);
@@ -186,8 +198,7 @@ impl Inner {
         };
         match recorded {
             Ok(recorded) => {
-                let event =
-                    self.append_recorded(&request, subjects, mark, recorded.clone(), &mut turn).await?;
+                let event = self.append_recorded(&request, whom, mark, recorded.clone(), &mut turn).await?;
                 let (people, _) = self.people_or_own(people.identity, has_out)?;
                 let warnings = recorded.warnings.into_iter().map(|text| FieldViolation::new("changes", text));
                 let answer = self.answer(&request, &people, &rules, event, false, warnings.collect());
@@ -206,7 +217,7 @@ impl Inner {
                 };
                 let recorded = recorder::record(&outs.reports, &people.known(), outs.source, &rules, now)
                     .unwrap_or_default();
-                let event = self.append_recorded(&outs, subjects, None, recorded, &mut turn).await?;
+                let event = self.append_recorded(&outs, whom, None, recorded, &mut turn).await?;
                 Err(EngineError::OnlyOptOuts { recorded: event, refusal: Box::new(refusal) })
             }
             // What it would have to name has no number yet.
@@ -251,20 +262,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until `event` is on as many disks as is wanted. An opt-out is waited for a little also where nobody asked, so that
-    /// its caller learns the truth; it holds here already.
+    /// Waits until `event` is on as many disks as is wanted. What suppresses, an opt-out above all, is waited for a little also where
+    /// nobody asked, so that its caller learns the truth; it holds here already.
     ///
     /// # Errors
-    /// [`EngineError::NotReplicated`] where REPLICATED was asked for and not reached.
+    /// [`EngineError::NotReplicated`] where REPLICATED was asked for, or an edge answers for what suppresses, and it was not reached.
     pub(super) async fn durability(
         &self,
         event: EventId,
         wants_replicated: Option<Instant>,
-        opts_out: bool,
+        suppresses: bool,
     ) -> Result<Durability, EngineError> {
         let within = match wants_replicated {
             Some(until) => until.saturating_duration_since(Instant::now()),
-            None if opts_out => self.replica.opt_out_wait(),
+            None if suppresses => self.replica.opt_out_wait(),
             None => return Ok(Durability::Local),
         };
         let edge = self.edge();
@@ -295,18 +306,6 @@ impl Inner {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// The identifiers an event is about, the one addressed first.
-    pub(super) fn subjects(&self, business: &str, identity: &Identity, also: &[Address]) -> Vec<Identifier> {
-        let mut subjects = vec![identity.own];
-        for address in also {
-            let id = self.key.identifier(business, address);
-            if !subjects.contains(&id) {
-                subjects.push(id);
-            }
-        }
-        subjects
     }
 
     pub(super) fn request_mark(
@@ -346,7 +345,7 @@ impl Inner {
     async fn append_recorded(
         &self,
         request: &RecordRequest,
-        subjects: Vec<Identifier>,
+        whom: Whom,
         mark: Option<RequestMark>,
         recorded: Recorded,
         turn: &mut Turn,
@@ -354,7 +353,8 @@ impl Inner {
         let personal = personal_of(request, &recorded);
         let event = ConsentEvent {
             business: request.business.clone(),
-            subjects,
+            subjects: whom.subjects,
+            forms: whom.forms,
             recorded: self.clock.now(),
             request: mark,
             rules_version: self.book().version().to_owned(),

@@ -17,7 +17,9 @@ use crate::clock::ManualClock;
 use crate::ledger::disk::RealDisk;
 use crate::policy::ids::{BusinessId, EventId, SenderId, TopicId};
 use crate::policy::recorder::Source;
-use crate::policy::report::{InvalidateReport, OptInReport, OptOutReport, Report, RequestReport};
+use crate::policy::report::{
+    InvalidateReport, OptInReport, OptOutReport, ReleaseReport, Report, RequestReport,
+};
 use crate::policy::rules::{RuleBook, Rules};
 use crate::policy::strategies::opt_in_by_form;
 use crate::policy::time::{HOUR_MS, MINUTE_MS, SECOND_MS, Timestamp};
@@ -26,10 +28,14 @@ use crate::policy::types::{
 };
 use crate::{ledger, limits, view};
 
+mod answers;
+mod damaged;
 mod edges;
 pub(crate) mod forks;
 mod late;
+mod links;
 mod ranges;
+mod reports;
 mod usage;
 
 const NOON: Timestamp = Timestamp(1_767_614_400_000);
@@ -196,9 +202,14 @@ impl Node {
 
     /// The person asks for offers by a form, to be confirmed by SMS; the question.
     async fn asks_to_confirm(&self) -> CheckRequest {
+        self.asks_to_confirm_on(Channel::Sms).await
+    }
+
+    /// As [`Node::asks_to_confirm`], for offers on another channel.
+    async fn asks_to_confirm_on(&self, channel: Channel) -> CheckRequest {
         let report = RequestReport {
             opt_in: OptInReport {
-                channels: vec![Channel::Sms],
+                channels: vec![channel],
                 topics: vec![offers()],
                 ..opt_in_by_form(self.clock.now())
             },
@@ -281,41 +292,6 @@ async fn a_repeated_check_is_judged_anew() {
     assert_eq!(node.denies("a"), Some(Reason::OptedOut));
 }
 
-/// A send that failed since the person stopped marketing, with no decision at hand.
-fn stopped_marketing(occurred: Option<Timestamp>) -> SendReport {
-    SendReport {
-        decision_id: String::new(),
-        business: Some(BusinessId::new("acme").unwrap()),
-        sender: Some(SenderId::new("Acme").unwrap()),
-        recipient: Some(person()),
-        channel: Channel::Whatsapp,
-        outcome: SendOutcome::Failed,
-        error_code: "131050".to_owned(),
-        message_id: String::new(),
-        instructions_included: false,
-        occurred,
-    }
-}
-
-/// A decision may be of a key long gone; that the person stopped marketing is true all the same.
-#[tokio::test]
-async fn a_report_whose_decision_cannot_be_read_is_taken_by_what_else_it_says() {
-    let node = Node::open(Replica::alone());
-    let stopped = SendReport { decision_id: "of-another-key".to_owned(), ..stopped_marketing(None) };
-    for lacks in [
-        SendReport { business: None, ..stopped.clone() },
-        SendReport { sender: None, ..stopped.clone() },
-        SendReport { recipient: None, ..stopped.clone() },
-    ] {
-        let refused = node.engine.report_send(lacks).await;
-        assert!(matches!(refused, Err(EngineError::Invalid { .. })), "{refused:?}");
-    }
-    let answer = node.engine.report_send(stopped).await.unwrap();
-    assert_eq!(answer.events.len(), 1);
-    let view = node.engine.consent("acme", &person(), &[], None).unwrap();
-    assert_eq!(view.person.record.preferences.len(), 1);
-}
-
 /// The opt-out comes a minute after the opt-in, from where the clock is 20 minutes late.
 #[tokio::test]
 async fn while_clocks_disagree_no_opt_in_wins_by_its_time() {
@@ -344,6 +320,26 @@ async fn a_number_that_changed_is_opted_out_whatever_the_clock_does() {
     node.record("changed", Report::Invalidate(changed), Source::Caller).await;
     node.clock.advance_ms(2 * HOUR_MS);
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
+}
+
+/// The clock steps back after the opt-in; it is ended all the same, whether the caller says when or not.
+#[tokio::test]
+async fn an_opt_in_that_is_known_is_invalidated_whatever_the_clock_does() {
+    for stated in [None, Some(NOON.plus_ms(MINUTE_MS))] {
+        let node = Node::open(Replica::alone());
+        node.opts_in().await;
+        node.clock.advance_ms(-HOUR_MS);
+        let reassigned = InvalidateReport {
+            cause: InvalidateCause::NumberReassigned,
+            channels: Vec::new(),
+            topics: Vec::new(),
+            categories: Vec::new(),
+            occurred: stated,
+        };
+        node.record("reassigned", Report::Invalidate(reassigned), Source::Caller).await;
+        node.clock.advance_ms(2 * HOUR_MS);
+        assert_eq!(node.denies(""), Some(Reason::NoConsent), "{stated:?}");
+    }
 }
 
 /// Rows of one file often carry the id of the person in the system they come from.
@@ -434,79 +430,6 @@ async fn a_start_renews_one_topic_beside_another_that_the_person_ended_for_itsel
     let receipt = RequestedContent::Message { category: None, topic: Some(receipts()) };
     assert_eq!(node.denies_content(receipt), None);
     assert_eq!(node.denies(""), Some(Reason::OptedOut));
-}
-
-#[tokio::test]
-async fn where_nobody_times_messages_a_yes_soon_after_a_stop_counts() {
-    let node = Node::open(Replica::alone());
-    let timeless = |text| Inbound { occurred: None, ..message(text, NOON) };
-    node.engine.handle_inbound(timeless("STOP")).await.unwrap();
-    node.clock.advance_ms(MINUTE_MS);
-    let question = node.asks_to_confirm().await;
-    assert_eq!(node.judge(question), None);
-    node.clock.advance_ms(SECOND_MS);
-    node.engine.handle_inbound(timeless("YES")).await.unwrap();
-    assert_eq!(node.denies(""), None);
-}
-
-/// It was sent before the STOP, by the provider's own order, so it answers no question that came after the STOP.
-#[tokio::test]
-async fn a_late_yes_of_before_a_stop_confirms_nothing_that_was_asked_for_after_it() {
-    let node = Node::open(Replica::alone());
-    let (yes, stop) = (NOON.plus_ms(6 * MINUTE_MS), NOON.plus_ms(7 * MINUTE_MS));
-    node.clock.advance_ms(7 * MINUTE_MS);
-    node.engine.handle_inbound(message("STOP", stop)).await.unwrap();
-    node.clock.advance_ms(MINUTE_MS);
-    let question = node.asks_to_confirm().await;
-    assert_eq!(node.judge(question), None);
-    node.clock.advance_ms(SECOND_MS);
-    node.engine.handle_inbound(message("YES", yes)).await.unwrap();
-    assert!(node.denies("").is_some());
-    node.engine.handle_inbound(message("yes", node.clock.now())).await.unwrap();
-    assert_eq!(node.denies(""), None, "a YES of now does");
-}
-
-/// What a message about a consent event meets on a channel.
-fn about(node: &Node, event: EventId, channel: Channel) -> Option<Reason> {
-    let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
-    node.judge(CheckRequest { about: Some(event), channel, content, ..Node::asks(person(), "", Mode::Peek) })
-}
-
-#[tokio::test]
-async fn an_opt_in_is_confirmed_only_where_it_still_stands() {
-    let node = Node::open(Replica::alone());
-    let report = OptInReport {
-        channels: vec![Channel::Sms, Channel::Voice],
-        topics: vec![offers()],
-        ..opt_in_by_form(node.clock.now())
-    };
-    let answer = node.try_record(person(), "both", Report::OptIn(report), Source::Caller).await.unwrap();
-    let event = answer.event;
-    assert_eq!([Channel::Sms, Channel::Voice].map(|channel| about(&node, event, channel)), [None, None]);
-    node.clock.advance_ms(SECOND_MS);
-    node.opts_out(node.clock.now(), Source::Caller).await;
-    assert_eq!(about(&node, event, Channel::Sms), Some(Reason::OptedOut));
-    assert_eq!(about(&node, event, Channel::Voice), None);
-}
-
-#[tokio::test]
-async fn a_question_is_not_asked_where_the_person_said_stop_meanwhile() {
-    let node = Node::open(Replica::alone());
-    let report = RequestReport {
-        opt_in: OptInReport {
-            channels: vec![Channel::Voice],
-            topics: vec![offers()],
-            ..opt_in_by_form(node.clock.now())
-        },
-        via: Some(Channel::Sms),
-        expire: None,
-    };
-    let answer = node.try_record(person(), "asks", Report::Request(report), Source::Caller).await.unwrap();
-    let event = answer.event;
-    assert_eq!(about(&node, event, Channel::Sms), None);
-    node.clock.advance_ms(SECOND_MS);
-    node.opts_out(node.clock.now(), Source::Caller).await;
-    assert_eq!(about(&node, event, Channel::Sms), Some(Reason::OptedOut));
 }
 
 /// A start then reads that event again, and those behind it.

@@ -19,7 +19,7 @@ use crate::limits::{self, FrequencyLog, MarkClass, Receipt, RecipientNews, SendM
 use crate::policy::ids::{EventId, Identifier};
 use crate::policy::rules::Rules;
 use crate::policy::time::Timestamp;
-use crate::policy::types::Category;
+use crate::policy::types::{Category, Channel};
 use crate::view::{Person, View, ViewError};
 
 use super::people::Identity;
@@ -93,6 +93,8 @@ fn put_entry(chunk: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
 pub(super) struct Sent<'a> {
     /// What it counts as.
     pub category: Category,
+    /// Where it is sent.
+    pub channel: Channel,
     /// The consent event it was about.
     pub about: Option<EventId>,
     /// What it consumed of limits.
@@ -259,14 +261,14 @@ impl Inner {
         sent: &Sent<'_>,
         now: Timestamp,
     ) {
-        let Sent { category, about, receipt } = sent;
+        let Sent { category, channel, about, receipt } = sent;
         let class = MarkClass::of(*category).filter(|_| receipt.marked);
         if class.is_some() || about.is_some() {
             self.tell_usage(&identity.own, |told| {
                 if let Some(class) = class {
                     told.frequency = FrequencyLog::of(SendMark { time: now, nonce: receipt.nonce, class });
                 }
-                about.map(|event| told.usage.spend(event, now));
+                about.map(|event| told.usage.spend(event, *channel, now));
             });
         }
         self.tell_recipient(business, rules, portfolio_recipient, receipt, RecipientNews::Sent);

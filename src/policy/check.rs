@@ -1,14 +1,15 @@
 //! May this message be sent? Request + facts + rules + now → verdict. Limits come after, and only
 //! where nothing here denies.
 
+use super::consent::Request;
 use super::event::{SenderEntry, TemplateEntry};
 use super::ids::{EventId, TopicId};
 use super::quiet_hours::Quiet;
-use super::record::{AboutKind, Record};
+use super::record::{AboutKind, Allowance, Record};
 use super::rules::{InstructionPeriod, Rules, UnregisteredTemplates};
 use super::standing::{self, Known, Relation, Standing, Subject, WindowState};
 use super::time::{MINUTE_MS, Timestamp};
-use super::types::{Category, Channel, Reason, SenderStatus, TemplateStatus};
+use super::types::{Category, Channel, Reason, Scope, SenderStatus, TemplateStatus};
 use super::usage::Usage;
 
 /// How long a decision may be acted on, unless something it rests on ends earlier.
@@ -143,7 +144,7 @@ pub fn check(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules, now: Timestamp) 
     known.push(Known { relation: Relation::Own, record: facts.own });
     known.extend_from_slice(facts.others);
 
-    let judged = judge(send, facts, rules);
+    let judged = judge(send, facts, rules, now);
     let window = standing::window_state(
         facts.usage.window(send.channel, send.sender),
         &known,
@@ -151,9 +152,13 @@ pub fn check(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules, now: Timestamp) 
         rules,
         now,
     );
-    let about = about_kind(send, facts, &known, &judged, rules, now);
+    let allowed = allowed_about(send, facts, &known, &judged, rules, now);
+    let about = allowed.map(|allowance| allowance.kind);
     let mut found = Found { explain: send.explain, ..Found::default() };
     found.valid_until = now.plus_ms(DECISION_VALID_MS);
+    if let Some(allowance) = allowed {
+        found.valid_until = found.valid_until.min(allowance.until);
+    }
 
     if !rules.senders.is_empty() && !rules.senders.contains(send.sender) {
         found.deny(Reason::UnknownSender, || "the sender is not among the business's `senders`".into());
@@ -214,9 +219,9 @@ impl Found {
 
 /// The category and topic of the message: a template's from the registry, any other's from its
 /// topic in the rules, which the caller may only make stricter.
-fn judge(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules) -> Judged {
+fn judge(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules, now: Timestamp) -> Judged {
     match send.content {
-        Content::Template => judge_template(facts, rules),
+        Content::Template => judge_template(facts, rules, now),
         Content::Message { category, topic } => {
             let of_topic = topic.map(|topic| rules.category_of(topic).unwrap_or(Category::Marketing));
             let by_rules = of_topic.unwrap_or(Category::Marketing);
@@ -235,7 +240,7 @@ fn judge(send: &Send<'_>, facts: &Facts<'_>, rules: &Rules) -> Judged {
     }
 }
 
-fn judge_template(facts: &Facts<'_>, rules: &Rules) -> Judged {
+fn judge_template(facts: &Facts<'_>, rules: &Rules, now: Timestamp) -> Judged {
     let Some(template) = facts.template else {
         let fault = match rules.unregistered_templates {
             UnregisteredTemplates::Deny => Some(TemplateFault {
@@ -255,10 +260,12 @@ fn judge_template(facts: &Facts<'_>, rules: &Rules) -> Judged {
             carries_instructions: false,
         };
     };
-    let fault = (template.status != TemplateStatus::Approved).then(|| TemplateFault {
+    let pause = template.pause_until.filter(|_| template.status == TemplateStatus::Paused);
+    let is_sent = template.status == TemplateStatus::Approved || pause.is_some_and(|until| until <= now);
+    let fault = (!is_sent).then(|| TemplateFault {
         reason: Reason::TemplateNotApproved,
         detail: format!("the template's status is {}; only APPROVED is sent", template.status),
-        retry_at: template.pause_until.filter(|_| template.status == TemplateStatus::Paused),
+        retry_at: pause,
     });
     Judged {
         category: template.category,
@@ -270,35 +277,51 @@ fn judge_template(facts: &Facts<'_>, rules: &Rules) -> Judged {
     }
 }
 
-/// Which message about consent this is, if it is one that may still be sent.
-fn about_kind(
+/// By what this is a message about consent, if it is one that may still be sent.
+fn allowed_about(
     send: &Send<'_>,
     facts: &Facts<'_>,
     known: &[Known<'_>],
     judged: &Judged,
     rules: &Rules,
     now: Timestamp,
-) -> Option<AboutKind> {
+) -> Option<Allowance> {
     let event = send.about?;
     if judged.category == Category::Marketing && (judged.is_template || judged.marketing_claim) {
         return None;
     }
-    let allowance = facts.own.allowance(event)?;
-    let here = allowance.channel.is_none_or(|channel| channel == send.channel);
-    if !here || now >= allowance.until || facts.usage.is_spent(event) {
-        return None;
-    }
-    let stands = match allowance.kind {
+    facts.own.allowances_of(event).copied().find(|allowance| {
+        let here = allowance.channel.is_none_or(|channel| channel == send.channel);
+        let is_due = here && now < allowance.until && !facts.usage.is_spent(event, allowance.channel);
+        is_due && stands(allowance, send, facts, known, rules, now)
+    })
+}
+
+/// Whether what `allowance` is about still stands, so that it may be told or asked.
+fn stands(
+    allowance: &Allowance,
+    send: &Send<'_>,
+    facts: &Facts<'_>,
+    known: &[Known<'_>],
+    rules: &Rules,
+    now: Timestamp,
+) -> bool {
+    let event = allowance.event;
+    match allowance.kind {
         AboutKind::OptOutConfirmation | AboutKind::HelpAnswer => true,
         // Who said STOP since is asked neither about what the STOP ended nor where it was said.
-        AboutKind::Question => facts.own.request(event).any(|(scope, request)| {
-            let asked = subject_of(scope, send.channel);
-            let here = Subject { channel: send.channel, ..asked };
-            let is_live = |subject: &Subject<'_>| {
-                standing::is_live(request, &standing::against(known.iter().copied(), subject, rules), rules)
-            };
-            now < request.expire && is_live(&asked) && is_live(&here)
-        }),
+        AboutKind::Question => {
+            let asked_here = |(_, request): &(&Scope, &Request)| request.via == send.channel;
+            facts.own.request(event).filter(asked_here).any(|(scope, request)| {
+                let asked = subject_of(scope, send.channel);
+                let here = Subject { channel: send.channel, ..asked };
+                let is_live = |subject: &Subject<'_>| {
+                    let against = standing::against(known.iter().copied(), subject, rules);
+                    standing::is_live(request, &against, rules)
+                };
+                now < request.expire && is_live(&asked) && is_live(&here)
+            })
+        }
         // Its opt-in may have been ended in the meantime; then nothing is left to confirm. A reply may have confirmed it on a channel that it
         // does not reach: there it is told as long as the person did not say STOP there.
         AboutKind::OptInConfirmation => facts.own.cells.iter().any(|(scope, cell)| {
@@ -310,8 +333,7 @@ fn about_kind(
                 standing(&subject) == Standing::Granted && standing(&here) != Standing::OptedOut
             }
         }),
-    };
-    stands.then_some(allowance.kind)
+    }
 }
 
 fn subject_of(scope: &super::types::Scope, fallback: Channel) -> Subject<'_> {
@@ -340,23 +362,26 @@ fn judge_consent(
     if let Some(event) = send.about.filter(|_| about.is_some()) {
         found.basis.push(event);
         let category = if judged.is_template { judged.category } else { Category::Service };
-        let in_window = facts
-            .usage
-            .window(send.channel, send.sender)
-            .is_some_and(|window| now < window.last.plus_ms(standing::WINDOW_MS));
-        if send.channel == Channel::Whatsapp && !judged.is_template && !in_window {
-            found.deny(Reason::WindowClosed, || {
+        let heard = facts.usage.window(send.channel, send.sender);
+        let until = heard.map(|window| window.last.plus_ms(standing::WINDOW_MS)).filter(|until| now < *until);
+        match until {
+            _ if send.channel != Channel::Whatsapp || judged.is_template => {}
+            Some(until) => found.valid_until = found.valid_until.min(until),
+            None => found.deny(Reason::WindowClosed, || {
                 "free-form text needs a message of the person within 24 h; send a template".into()
-            });
+            }),
         }
         return category;
     }
 
-    let is_reply = !judged.is_template && matches!(window, WindowState::Open(_));
-    if is_reply && !judged.marketing_claim {
-        if let WindowState::Open(until) = window {
+    let is_reply = match window {
+        WindowState::Open(until) if !judged.is_template => {
             found.valid_until = found.valid_until.min(until);
+            true
         }
+        _ => false,
+    };
+    if is_reply && !judged.marketing_claim {
         found.reply = true;
         return Category::Service;
     }

@@ -25,6 +25,9 @@ pub struct ConsentEvent {
     pub business: BusinessId,
     /// The person's identifiers, the one addressed first; several are linked by this event.
     pub subjects: Vec<Identifier>,
+    /// Where there are several: their other written forms. An opt-out under one of these reaches every subject; nothing else does, and
+    /// nothing of this event concerns them.
+    pub forms: Vec<Identifier>,
     /// When it was recorded, by the recorder's clock.
     pub recorded: Timestamp,
     /// The caller's request, so that a retry writes nothing.

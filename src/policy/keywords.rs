@@ -23,12 +23,14 @@ mod lexicon;
 mod message;
 mod normalise;
 mod scope;
+mod stop_scope;
 #[cfg(test)]
 mod tests;
 
 pub use format::{ALTERNATIVES_MAX, ANY_LANGUAGE, FILE_LEN_MAX, FILES_MAX, Fault};
 pub use lexicon::{BUILT_IN, FALLBACK_LANGUAGE, Lexicon, PHRASE_WORDS_MAX, PHRASES_MAX, TextKind};
 pub use normalise::normalise;
+pub use stop_scope::{StopCategory, StopScope};
 
 use crate::policy::types::Channel;
 use lexicon::Role;
@@ -41,8 +43,8 @@ pub const TEXT_LEN_MAX: usize = 4_096;
 /// What a message says of consent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A clear wish to end messages.
-    OptOut(StopScope),
+    /// A clear wish to end messages: all of these.
+    OptOut(Vec<StopScope>),
     /// START and its like.
     OptIn,
     /// YES and its like: assent if a question is pending, nothing otherwise.
@@ -58,47 +60,6 @@ pub enum Outcome {
     },
     /// Perhaps a wish to end messages, for a person to judge.
     Ambiguous,
-}
-
-/// What a clear opt-out ends. With nothing named: everything on the channel it came by, or as `stop_scope` is configured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StopScope {
-    /// Channels named (`STOP WHATSAPP`), sorted; empty: none named. They are meant instead of the one it came by.
-    pub channels: Vec<Channel>,
-    /// Every channel: `STOP ALL`, `do not contact me again`.
-    pub all_channels: bool,
-    /// The category named.
-    pub category: StopCategory,
-    /// Ids of topics named, sorted. With a category they are ended besides it.
-    pub topics: Vec<String>,
-}
-
-/// The category that an opt-out names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StopCategory {
-    /// None: all of them, unless topics are named.
-    #[default]
-    Unspecified,
-    /// `STOP PROMOTIONS`.
-    Marketing,
-}
-
-impl StopScope {
-    /// Whether nothing is named: a bare STOP.
-    #[must_use]
-    pub fn is_everything_here(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Adds what another clause of the same message names.
-    fn join(&mut self, other: Self) {
-        self.channels.extend(other.channels);
-        self.all_channels |= other.all_channels;
-        if other.category == StopCategory::Marketing {
-            self.category = StopCategory::Marketing;
-        }
-        self.topics.extend(other.topics);
-    }
 }
 
 /// An outcome and the language of the words it rests on, for the confirmation's text.
@@ -210,7 +171,7 @@ fn clear<'l>(
         for role in [Role::OptOutAll, Role::OptOut] {
             if has(whole, role) {
                 let scope = StopScope { all_channels: role == Role::OptOutAll, ..StopScope::default() };
-                return reading(Outcome::OptOut(scope), role);
+                return reading(Outcome::OptOut(vec![scope]), role);
             }
         }
     }
@@ -218,7 +179,7 @@ fn clear<'l>(
         && let Some(request) = scope::clear_request(lexicon, message, order_words, context)
     {
         let language = lexicon.language_of(request.languages.into_iter(), context.language);
-        return Some(Reading { outcome: Outcome::OptOut(request.scope), language });
+        return Some(Reading { outcome: Outcome::OptOut(request.scopes), language });
     }
     if has(whole, Role::Help) {
         return reading(Outcome::Help, Role::Help);

@@ -2,6 +2,10 @@
 //!
 //! A record is built only by applying events; applying is idempotent and order-free.
 
+mod links;
+
+pub use links::Links;
+
 use super::consent::{Cell, Mark, OptIn, Register, Request};
 use super::event::{Change, ConsentEvent, RequestMark};
 use super::ids::{EventId, Identifier, SenderId};
@@ -57,8 +61,8 @@ pub struct Record {
     pub preferences: Vec<(SenderId, Register)>,
     /// Holds per channel.
     pub holds: Vec<(Channel, Register)>,
-    /// Other identifiers of the person.
-    pub links: Vec<Identifier>,
+    /// What belongs to the same person.
+    pub links: Links,
     /// Messages about consent that may be sent once.
     pub allowances: Vec<Allowance>,
     /// Requests already taken, in the order of their keys.
@@ -76,11 +80,7 @@ impl Record {
     ///
     /// The first subject takes the changes; all of them learn of each other.
     pub fn apply(&mut self, id: EventId, event: &ConsentEvent, subject: &Identifier) {
-        for other in event.subjects.iter().filter(|other| *other != subject) {
-            if let Err(at) = self.links.binary_search(other) {
-                self.links.insert(at, *other);
-            }
-        }
+        self.links.learn(event, subject);
         if event.subjects.first() != Some(subject) {
             return;
         }
@@ -184,11 +184,7 @@ impl Record {
         for (channel, register) in &other.holds {
             join_register(&mut self.holds, *channel, *register);
         }
-        for link in &other.links {
-            if let Err(at) = self.links.binary_search(link) {
-                self.links.insert(at, *link);
-            }
-        }
+        self.links.join(&other.links);
         other.allowances.iter().for_each(|allowance| self.allow(*allowance));
         other.taken.iter().for_each(|taken| self.take(*taken));
     }
@@ -208,10 +204,15 @@ impl Record {
         of_key.into_iter().find(|taken| taken.request.content == mark.content)
     }
 
-    /// The allowance that `event` gave, if it is remembered.
+    /// The first allowance that `event` gave, if one is remembered.
     #[must_use]
     pub fn allowance(&self, event: EventId) -> Option<&Allowance> {
-        self.allowances.iter().find(|allowance| allowance.event == event)
+        self.allowances_of(event).next()
+    }
+
+    /// What `event` allows: a question on each channel it asks on, a confirmation beside them.
+    pub fn allowances_of(&self, event: EventId) -> impl Iterator<Item = &Allowance> {
+        self.allowances.iter().filter(move |allowance| allowance.event == event)
     }
 
     /// The request numbered `event`, with its scopes.

@@ -8,7 +8,7 @@ use super::report::{
     self, FieldViolation, InvalidateReport, OptInReport, OptOutReport, ReleaseReport, Report, RequestReport,
 };
 use super::rules::Rules;
-use super::standing::{self, Known, Standing};
+use super::standing::{self, Known, Relation, Standing};
 use super::state;
 use super::time::{DAY_MS, Timestamp};
 use super::types::{Category, Channel, InvalidateCause, OptInMethod, OptOutMethod, Purpose, Scope};
@@ -40,6 +40,16 @@ pub enum Refusal {
     Unsuperseded(Vec<Mark>),
     /// The pending request is unknown, lapsed, or an opt-out came after it.
     NotPending(EventId),
+}
+
+impl Refusal {
+    /// The refusal of what stands at `path` in the request.
+    fn within(self, path: &str) -> Self {
+        let Self::Invalid(faults) = self else { return self };
+        let placed =
+            |fault: FieldViolation| FieldViolation { field: format!("{path}.{}", fault.field), ..fault };
+        Self::Invalid(faults.into_iter().map(placed).collect())
+    }
 }
 
 /// The changes of one event.
@@ -84,9 +94,18 @@ pub fn record(
         match report {
             Report::OptOut(_) => {}
             Report::OptIn(report) => {
-                let change = opt_in_change(report, known, source, rules, now, &mut recorded, &mut missing)?;
+                let change = opt_in_change(report, known, source, rules, now, &mut recorded, &mut missing)
+                    .map_err(|refusal| refusal.within(&format!("changes[{from}].opt_in")))?;
+                // A request that waits for its confirmation clears up nothing.
+                let opted_in = change.iter().flat_map(|change| match change {
+                    Change::OptIn(opt_in) => opt_in.scopes.as_slice(),
+                    _ => &[],
+                });
+                let mut channels: Vec<Channel> = opted_in.filter_map(|(scope, _)| scope.channel).collect();
+                channels.sort_unstable();
+                channels.dedup();
                 change.into_iter().for_each(|change| recorded.push(change, from));
-                release_holds(&report.channels, report.occurred, known, from, &mut recorded);
+                release_holds(&channels, report.occurred, known, from, &mut recorded);
             }
             Report::Request(report) => {
                 request_changes(report, known, rules, now)
@@ -195,10 +214,10 @@ pub fn opt_out_time(
     if now.since_ms(time) > rules.clock_margin_ms {
         return time;
     }
-    // Opt-ins of an import do not count for its opt-outs, so that the order of its rows is indifferent.
+    // Those under other written forms too: the opt-out reaches them. Opt-ins of an import do not count for its opt-outs, so that the order
+    // of its rows is indifferent.
     known
         .iter()
-        .filter(|known| known.relation.gives_opt_ins())
         .flat_map(|known| distrust::every_opt_in(known.record))
         .filter(|opt_in| !(opt_in.imported && source == Source::Import))
         .map(|opt_in| opt_in.before.map_or(opt_in.occurred, |before| before.max(opt_in.occurred)))
@@ -240,7 +259,8 @@ fn record_opt_out(
     );
     if source != Source::Import {
         let channels = if report.channels.is_empty() { Channel::ALL } else { &report.channels };
-        release_holds(channels, Some(Timestamp::MAX), known, from, recorded);
+        // One that was said before the doubt clears up nothing of it.
+        release_holds(channels, report.occurred.or(Some(Timestamp::MAX)), known, from, recorded);
     }
 }
 
@@ -308,8 +328,9 @@ fn opt_in_change(
         let method = report.method;
         // Whoever records it does not go by the clock that timed a STOP.
         let no_later = Timestamp::MAX;
-        let confirmed =
-            confirm(request, occurred, no_later, known, rules, now).ok_or(Refusal::NotPending(request))?;
+        let via = confirmed_on(request, report, known)?;
+        let confirmed = confirm(request, via, occurred, no_later, known, rules, now)
+            .ok_or(Refusal::NotPending(request))?;
         return Ok(vec![Change::OptIn(OptIn { method: method.unwrap_or(confirmed.method), ..confirmed })]);
     }
     if source != Source::Import && report.method.is_some_and(|method| rules.double_opt_in.contains(&method)) {
@@ -359,6 +380,30 @@ fn opt_in_change(
         })
     };
     Ok(by_covers(scopes, &covers, before, known, rules).into_iter().map(opt_in).collect())
+}
+
+/// The channel whose question `report` says is answered: where one event asked on several, that of the channels it names. An answer by
+/// email proves nothing for a phone.
+fn confirmed_on(request: EventId, report: &OptInReport, known: &[Known<'_>]) -> Result<Channel, Refusal> {
+    let asked = |named: &dyn Fn(&Scope) -> bool| {
+        let own = known.iter().filter(|known| known.relation == Relation::Own);
+        let pending = own.flat_map(|known| known.record.request(request)).filter(|(scope, _)| named(scope));
+        let mut vias: Vec<Channel> = pending.map(|(_, pending)| pending.via).collect();
+        vias.sort_unstable();
+        vias.dedup();
+        vias
+    };
+    if let [via] = asked(&|_| true)[..] {
+        return Ok(via);
+    }
+    match asked(&|scope| scope.channel.is_some_and(|channel| report.channels.contains(&channel)))[..] {
+        [via] => Ok(via),
+        _ if asked(&|_| true).is_empty() => Err(Refusal::NotPending(request)),
+        _ => Err(Refusal::Invalid(vec![FieldViolation::new(
+            "channels",
+            "the request asked on several channels; name those that the answer on one of them confirms",
+        )])),
+    }
 }
 
 type BoundScope = (Scope, Option<Category>);
@@ -490,14 +535,16 @@ fn record_invalidation(
     now: Timestamp,
     recorded: &mut Recorded,
 ) {
-    let time = report.occurred.unwrap_or(now).min(now);
+    // Whoever ends opt-ins without saying when ends all that are known.
+    let latest = opt_out_time(None, Source::Caller, known, rules, now);
+    let time = report.occurred.map_or(latest, |stated| stated.min(latest));
     let scopes = report::out_scopes(&report.channels, &report.topics, &report.categories, rules);
     if report.cause == InvalidateCause::NumberChanged {
         // Nobody who moved away wants messages to arrive at the number left behind.
         let everything = vec![Scope { channel: None, purpose: Purpose::All }];
         let out = OptOut {
             scopes: everything,
-            time: opt_out_time(None, Source::Caller, known, rules, now),
+            time: latest,
             stated: report.occurred,
             imported: false,
             inbound: None,

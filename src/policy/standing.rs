@@ -20,7 +20,8 @@ pub enum Relation {
     Alias,
     /// Another identifier of the person: its opt-outs count, its opt-ins beat no opt-out.
     Link(Identifier),
-    /// What is linked to another written form, and may be another person's: its opt-outs count, its opt-ins do not.
+    /// Another written form of what is linked, or what is linked to another written form; it may be another person's: its opt-outs count,
+    /// its opt-ins do not.
     AliasLink(Identifier),
 }
 

@@ -213,15 +213,20 @@ fn request_mark() -> impl Strategy<Value = RequestMark> {
 /// Any consent event; it has a subject.
 pub(crate) fn consent_event() -> impl Strategy<Value = ConsentEvent> {
     let caller = (of(request_mark()), "[a-z0-9:.-]{0,16}", any::<bool>());
-    (business(), vec(subject(), 1..4), time(), caller, vec(change(), 0..4)).prop_map(
-        |(business, subjects, recorded, (request, rules_version, numbered_late), changes)| ConsentEvent {
-            business,
-            subjects,
-            recorded,
-            request,
-            rules_version,
-            numbered_late,
-            changes,
+    // Few, and unlike any subject's: an event says nothing of the forms but that they are some.
+    let forms = vec((11_u8..=13).prop_map(|n| Identifier([n; 32])), 0..3);
+    (business(), (vec(subject(), 1..4), forms), time(), caller, vec(change(), 0..4)).prop_map(
+        |(business, (subjects, forms), recorded, (request, rules_version, numbered_late), changes)| {
+            ConsentEvent {
+                business,
+                subjects,
+                forms,
+                recorded,
+                request,
+                rules_version,
+                numbered_late,
+                changes,
+            }
         },
     )
 }

@@ -46,6 +46,8 @@ pub struct LastAllowed {
 pub struct Spent {
     /// What it was about.
     pub event: EventId,
+    /// Where; `None`: anywhere, as earlier builds noted it.
+    pub channel: Option<Channel>,
     /// When it was allowed.
     pub time: Timestamp,
     /// A keyed hash of the provider's message id, so that a quoted question is recognised.
@@ -117,15 +119,16 @@ impl Usage {
         }
     }
 
-    /// Whether the message about `event` was sent.
+    /// Whether the message about `event` was sent on `channel`; `None`: on any.
     #[must_use]
-    pub fn is_spent(&self, event: EventId) -> bool {
-        self.spent.iter().any(|spent| spent.event == event)
+    pub fn is_spent(&self, event: EventId, channel: Option<Channel>) -> bool {
+        let here = |spent: &Spent| channel.is_none() || spent.channel.is_none() || spent.channel == channel;
+        self.spent.iter().any(|spent| spent.event == event && here(spent))
     }
 
-    /// Notes that the message about `event` was allowed.
-    pub fn spend(&mut self, event: EventId, at: Timestamp) {
-        self.merge_spent(&Spent { event, time: at, message: None });
+    /// Notes that the message about `event` was allowed on `channel`.
+    pub fn spend(&mut self, event: EventId, channel: Channel, at: Timestamp) {
+        self.merge_spent(&Spent { event, channel: Some(channel), time: at, message: None });
     }
 
     /// Takes back that the message about `event`, allowed `at`, was sent: it failed. `false`: that is known.
@@ -133,9 +136,9 @@ impl Usage {
         self.merge_failed((event, at))
     }
 
-    /// Notes the provider's id of the message about `event` that was allowed `at`.
-    pub fn name_message(&mut self, event: EventId, at: Timestamp, message: [u8; 8]) {
-        self.merge_spent(&Spent { event, time: at, message: Some(message) });
+    /// Notes the provider's id of the message about `event` that was allowed on `channel` `at`.
+    pub fn name_message(&mut self, event: EventId, channel: Channel, at: Timestamp, message: [u8; 8]) {
+        self.merge_spent(&Spent { event, channel: Some(channel), time: at, message: Some(message) });
     }
 
     /// The event whose message the provider named `message`.

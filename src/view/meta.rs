@@ -8,7 +8,7 @@ use super::store::Store;
 use crate::ledger::Position;
 
 /// A store of another version is built anew.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const KEY: &[u8] = b"meta";
 const AHEAD_KEY: &[u8] = b"meta-ahead";
 const USAGE_KEY: &[u8] = b"meta-usage";

@@ -5,8 +5,8 @@
 //! to the time before, origins stand once and are referred to by number, words are numbers (`codes`).
 //!
 //! ```text
-//! consent = version, present: u8, [cells], [preferences], [holds], [links], [allowances], [taken], [trail]
-//! usage   = version, [last allowed], [instructed], [windows], [spent], (version 2: [closed], [owed], [failed],) frequency log
+//! consent = version, present: u8, [cells], [preferences], [holds], [links], [forms of links], [allowances], [taken], [trail]
+//! usage   = version, [last allowed], [instructed], [windows], [spent], (where something was undone: [closed], [owed], [failed],) frequency log
 //! ```
 
 mod cells;
@@ -26,11 +26,17 @@ use crate::policy::usage::{LastAllowed, Spent, Undone, Usage, Window};
 
 /// The version that consent starts with, and by which nodes tell whether they keep persons alike. Raise it, and the store's, whenever a byte
 /// changes its meaning.
-pub const PERSON_FORM_VERSION: u8 = 2;
-/// The version that usage starts with.
-const USAGE_FORM_VERSION: u8 = 1;
-/// The version of a usage part in which something was undone; others are written as before there was such a thing.
-const USAGE_UNDONE_VERSION: u8 = 2;
+pub const PERSON_FORM_VERSION: u8 = 3;
+/// What the version that usage starts with is made of: a base, and what was added to it where there is any of that. Others are written as
+/// before there was such a thing.
+mod usage_form {
+    pub const BASE: u8 = 1;
+    /// Something was undone.
+    pub const UNDONE: u8 = 1;
+    /// Consent messages are known with their channel.
+    pub const SPENT_ON: u8 = 2;
+    pub const LAST: u8 = BASE + UNDONE + SPENT_ON;
+}
 
 /// All that the view keeps of one identifier.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +60,7 @@ mod present {
     pub const ALLOWANCES: u8 = 16;
     pub const TAKEN: u8 = 32;
     pub const TRAIL: u8 = 64;
+    pub const FORMS: u8 = 128;
 }
 
 impl Person {
@@ -65,10 +72,11 @@ impl Person {
             (present::CELLS, record.cells.is_empty()),
             (present::PREFERENCES, record.preferences.is_empty()),
             (present::HOLDS, record.holds.is_empty()),
-            (present::LINKS, record.links.is_empty()),
+            (present::LINKS, record.links.identifiers.is_empty()),
             (present::ALLOWANCES, record.allowances.is_empty()),
             (present::TAKEN, record.taken.is_empty()),
             (present::TRAIL, self.trail.is_empty()),
+            (present::FORMS, record.links.forms.is_empty()),
         ];
         let lists = flags(&lists);
         if lists == 0 {
@@ -89,7 +97,8 @@ impl Person {
             out.byte(channel.code());
             put_register(out, register);
         });
-        put_list(&mut out, &record.links, |out, link| out.raw(&link.0));
+        put_list(&mut out, &record.links.identifiers, |out, link| out.raw(&link.0));
+        put_list(&mut out, &record.links.forms, |out, form| out.raw(&form.0));
         put_list(&mut out, &record.allowances, |out, allowance| {
             out.byte(allowance.kind.code() << 4 | optional(allowance.channel));
             out.event(allowance.event);
@@ -118,7 +127,11 @@ impl Person {
         }
         let mut out = Writer::new(Vec::with_capacity(64));
         let undone = Some(&usage.undone).filter(|undone| *undone != &Undone::default());
-        out.byte(if undone.is_some() { USAGE_UNDONE_VERSION } else { USAGE_FORM_VERSION });
+        let spent_on = usage.spent.iter().any(|spent| spent.channel.is_some());
+        out.byte(
+            usage_form::BASE
+                + flags(&[(usage_form::UNDONE, undone.is_none()), (usage_form::SPENT_ON, !spent_on)]),
+        );
         out.count(usage.last_allowed.len());
         for last in &usage.last_allowed {
             out.byte(u8::from(last.about.is_some()) << 4 | last.channel.code());
@@ -143,7 +156,7 @@ impl Person {
         }
         out.count(usage.spent.len());
         for spent in &usage.spent {
-            out.byte(u8::from(spent.message.is_some()));
+            out.byte(optional(spent.channel) << 4 | u8::from(spent.message.is_some()));
             out.event(spent.event);
             out.time(spent.time);
             if let Some(message) = spent.message {
@@ -190,7 +203,10 @@ impl Person {
                 take_list(&mut input, |input| Ok((Channel::of(input.byte()?)?, take_register(input)?)))?;
         }
         if lists & present::LINKS != 0 {
-            record.links = take_list(&mut input, |input| input.array().map(Identifier))?;
+            record.links.identifiers = take_list(&mut input, |input| input.array().map(Identifier))?;
+        }
+        if lists & present::FORMS != 0 {
+            record.links.forms = take_list(&mut input, |input| input.array().map(Identifier))?;
         }
         if lists & present::ALLOWANCES != 0 {
             record.allowances = take_list(&mut input, |input| {
@@ -223,9 +239,10 @@ impl Person {
     fn take_usage(&mut self, bytes: &[u8]) -> Result<(), Damage> {
         let mut input = Reader::new(bytes);
         let version = input.byte()?;
-        if !matches!(version, USAGE_FORM_VERSION | USAGE_UNDONE_VERSION) {
+        if !(usage_form::BASE..=usage_form::LAST).contains(&version) {
             return Err(Damage("version"));
         }
+        let has = version - usage_form::BASE;
         let usage = &mut self.usage;
         usage.last_allowed = take_list(&mut input, |input| {
             let packed = input.byte()?;
@@ -244,13 +261,14 @@ impl Person {
             Ok(Window { channel, sender, last, reopened })
         })?;
         usage.spent = take_list(&mut input, |input| {
-            let named = input.byte()? != 0;
+            let packed = input.byte()?;
+            let channel = if has & usage_form::SPENT_ON == 0 { None } else { optional_of(packed >> 4)? };
             let event = input.event()?;
             let time = input.time()?;
-            let message = if named { Some(input.array()?) } else { None };
-            Ok(Spent { event, time, message })
+            let message = if packed & 15 == 0 { None } else { Some(input.array()?) };
+            Ok(Spent { event, channel, time, message })
         })?;
-        if version == USAGE_UNDONE_VERSION {
+        if has & usage_form::UNDONE != 0 {
             usage.undone = take_undone(&mut input)?;
         }
         self.frequency = FrequencyLog::decode(input.rest()).map_err(|_| Damage("frequency log"))?;

@@ -17,10 +17,24 @@ use crate::policy::ids::{BusinessId, IdFault, Identifier, OriginId, SenderId, To
 use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Quality, SenderStatus, TemplateStatus};
 
+/// Who drops the forms of what is linked does not see the opt-outs under them, and must not count what permits beside them. A link alone is
+/// better known without them than not at all.
+const FORMS_READER: u32 = 2;
+
+const fn permits(change: &Change) -> bool {
+    matches!(change, Change::OptIn(_) | Change::Request(_))
+}
+
 /// The bytes of an entry.
 #[must_use]
 pub fn encode_entry(entry: &LedgerEntry) -> Vec<u8> {
     use pb::ledger_entry::Entry;
+    let needs_reader = match entry {
+        LedgerEntry::Consent(event) if !event.forms.is_empty() && event.changes.iter().any(permits) => {
+            FORMS_READER
+        }
+        _ => 0,
+    };
     let entry = match entry {
         LedgerEntry::Consent(event) => Entry::Consent(write_event(event)),
         LedgerEntry::Template(template) => Entry::Template(write_template(template)),
@@ -46,7 +60,7 @@ pub fn encode_entry(entry: &LedgerEntry) -> Vec<u8> {
             recorded_ms: recorded.0,
         }),
     };
-    pb::LedgerEntry { entry: Some(entry), needs_reader: 0 }.encode_to_vec()
+    pb::LedgerEntry { entry: Some(entry), needs_reader }.encode_to_vec()
 }
 
 /// The entry of some bytes.
@@ -132,10 +146,12 @@ fn at(recorded: Timestamp, offset_ms: i64) -> Timestamp {
 // --- consent events
 
 fn write_event(event: &ConsentEvent) -> pb::ConsentEvent {
-    let ConsentEvent { business, subjects, recorded, request, rules_version, numbered_late, changes } = event;
+    let ConsentEvent { business, subjects, forms, recorded, request, rules_version, numbered_late, changes } =
+        event;
     pb::ConsentEvent {
         business: business.as_str().into(),
         subjects: subjects.iter().map(|subject| subject.0.to_vec()).collect(),
+        forms: forms.iter().map(|form| form.0.to_vec()).collect(),
         recorded_ms: recorded.0,
         request: request.map(|RequestMark { key, content }| [key, content].concat()).unwrap_or_default(),
         rules_version: rules_version.clone(),
@@ -145,12 +161,24 @@ fn write_event(event: &ConsentEvent) -> pb::ConsentEvent {
 }
 
 fn read_event(event: pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
-    let pb::ConsentEvent { business, subjects, recorded_ms, request, rules_version, numbered_late, changes } =
-        event;
+    let pb::ConsentEvent {
+        business,
+        subjects,
+        forms,
+        recorded_ms,
+        request,
+        rules_version,
+        numbered_late,
+        changes,
+    } = event;
     let recorded = Timestamp(recorded_ms);
     Ok(ConsentEvent {
         business: read_business(&business)?,
         subjects: read_subjects(&subjects)?,
+        forms: forms
+            .iter()
+            .map(|form| read_bytes(form, "forms").map(Identifier))
+            .collect::<Result<_, _>>()?,
         recorded,
         request: if request.is_empty() { None } else { Some(read_request_mark(&request)?) },
         rules_version,
@@ -161,12 +189,21 @@ fn read_event(event: pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
 
 /// The opt-outs of an event and nothing else. Whose they are must be known; the rest can only widen.
 fn read_opt_outs(event: &pb::ConsentEvent) -> Result<ConsentEvent, PayloadFault> {
-    let pb::ConsentEvent { business, subjects, recorded_ms, request, rules_version, numbered_late, changes } =
-        event;
+    let pb::ConsentEvent {
+        business,
+        subjects,
+        forms,
+        recorded_ms,
+        request,
+        rules_version,
+        numbered_late,
+        changes,
+    } = event;
     let recorded = Timestamp(*recorded_ms);
     Ok(ConsentEvent {
         business: read_business(business)?,
         subjects: read_subjects(subjects)?,
+        forms: forms.iter().filter_map(|form| read_bytes(form, "forms").ok()).map(Identifier).collect(),
         recorded,
         request: read_request_mark(request).ok(),
         rules_version: rules_version.clone(),

@@ -101,6 +101,7 @@ fn event(changes: Vec<Change>) -> ConsentEvent {
     ConsentEvent {
         business: business(),
         subjects: vec![Identifier([0xa5; 32])],
+        forms: Vec::new(),
         recorded: NOW,
         request: Some(RequestMark { key: [1; 8], content: [2; 8] }),
         rules_version: "9f86d081884c7d65".into(),
@@ -193,6 +194,11 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
         numbered_late: true,
         ..event(vec![Change::OptOut(opt_out()), Change::OptIn(alone), Change::Request(asked)])
     };
+    let linked = ConsentEvent {
+        subjects: vec![Identifier([1; 32]), Identifier([2; 32])],
+        forms: vec![Identifier([3; 32])],
+        ..event(vec![Change::OptIn(opt_in())])
+    };
     vec![
         ("opt_out", consent(Change::OptOut(opt_out()))),
         ("opt_out_imported", consent(Change::OptOut(imported))),
@@ -255,6 +261,7 @@ fn samples() -> Vec<(&'static str, LedgerEntry)> {
         ),
         ("distrust", LedgerEntry::Distrust { origin: OriginId([6; 16]), from_sequence: 101, recorded: NOW }),
         ("numbered_late", LedgerEntry::Consent(by_edge)),
+        ("linked_forms", LedgerEntry::Consent(linked)),
     ]
 }
 
@@ -488,4 +495,26 @@ fn personal_fields_do_not_print() {
     for text in [format!("{blob:?}"), format!("{:?}", blob.evidence)] {
         assert!(text.contains("redacted") && !text.contains("the "), "{text}");
     }
+}
+
+#[test]
+fn an_older_reader_refuses_what_permits_beside_forms_that_it_would_drop() {
+    let linked = ConsentEvent { forms: vec![Identifier([3; 32])], ..event(vec![Change::OptIn(opt_in())]) };
+    let needs = |event| {
+        let bytes = encode_entry(&LedgerEntry::Consent(event));
+        pb::LedgerEntry::decode(&bytes[..]).unwrap().needs_reader
+    };
+    assert_eq!(needs(linked.clone()), 2);
+    assert_eq!(needs(ConsentEvent { forms: Vec::new(), ..linked.clone() }), 0);
+    assert_eq!(needs(ConsentEvent { changes: Vec::new(), ..linked }), 0, "a link is better known than not");
+}
+
+#[test]
+fn a_form_that_cannot_be_read_costs_no_opt_out() {
+    let alter = |event: &mut pb::ConsentEvent| event.forms = vec![vec![3; 31], vec![4; 32]];
+    let bytes = altered(vec![Change::OptOut(opt_out())], alter);
+    let read = ConsentEvent { forms: vec![Identifier([4; 32])], ..event(vec![Change::OptOut(opt_out())]) };
+    assert_eq!(decode_entry(&bytes), Ok(LedgerEntry::Consent(read)));
+    let bytes = altered(vec![Change::OptIn(opt_in())], alter);
+    assert_eq!(decode_entry(&bytes), Err(PayloadFault::Length { field: "forms", len: 31 }));
 }

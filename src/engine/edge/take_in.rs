@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::{BLOB_LEN_MAX, PAYLOAD_LEN_MAX};
 use crate::outbox::PutError;
+use crate::policy::consent::Covers;
 use crate::policy::event::{Change, ConsentEvent, LedgerEntry, RequestMark};
 use crate::policy::evidence::Personal;
 use crate::policy::ids::{EventId, OriginId};
@@ -42,7 +43,15 @@ impl Inner {
             let had_id = event.request.is_some();
             // By it an anchor knows an item that comes again.
             event.request.get_or_insert(random_mark(edge, self.clock.now().0));
-            leave_out_provisional(event, OriginId(edge.identity()));
+            let provisional = OriginId(edge.identity());
+            // Recorded without what has no number yet, it would come after nothing, and its retry would find it recorded. An opt-out beside it
+            // waits for nothing.
+            let waits_for =
+                held_and_named(event, provisional).find(|id| !edge.is_here(id.sequence, &self.vector));
+            if let Some(held) = waits_for.filter(|_| !priority) {
+                return Err(EngineError::NotHere(held));
+            }
+            covers_in(event).for_each(|covers| covers.lower(provisional, 0));
             event.numbered_late = true;
             same = edge.same_request(event, had_id);
         }
@@ -119,16 +128,17 @@ fn random_mark(edge: &Edge, now_ms: i64) -> RequestMark {
     RequestMark { key, content }
 }
 
-/// What is only held here has no number yet, so nothing can be said to come after it.
-fn leave_out_provisional(event: &mut ConsentEvent, provisional: OriginId) {
-    for change in &mut event.changes {
-        let covers = match change {
-            Change::OptIn(opt_in) => &mut opt_in.covers,
-            Change::Request(request) => &mut request.covers,
-            _ => continue,
-        };
-        covers.lower(provisional, 0);
-    }
+/// What `event` comes after of what is held here, under names that no other node knows.
+fn held_and_named(event: &mut ConsentEvent, provisional: OriginId) -> impl Iterator<Item = EventId> {
+    covers_in(event).flat_map(|covers| covers.named()).filter(move |id| id.origin == provisional)
+}
+
+fn covers_in(event: &mut ConsentEvent) -> impl Iterator<Item = &mut Covers> {
+    event.changes.iter_mut().filter_map(|change| match change {
+        Change::OptIn(opt_in) => Some(&mut opt_in.covers),
+        Change::Request(request) => Some(&mut request.covers),
+        _ => None,
+    })
 }
 
 impl From<PutError> for EngineError {

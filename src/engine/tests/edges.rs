@@ -1,5 +1,6 @@
 //! An edge and an anchor, without anything between them.
 
+use super::reports::stopped_marketing;
 use super::*;
 use crate::engine::edge::Numbered;
 use crate::engine::ranges::{RANGES, Verdict};
@@ -246,4 +247,89 @@ async fn a_text_without_a_time_or_an_id_waits_for_one_item_however_often_it_is_t
         edge.clock.advance_ms(SECOND_MS);
     }
     assert_eq!(edge.engine.edge().unwrap().waiting().items, 1);
+}
+
+/// The STOP waits for an anchor; the START that comes after it does, in its caller's hands.
+#[tokio::test]
+async fn a_start_after_a_stop_that_is_only_held_waits_for_it() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    for node in [&anchor, &edge] {
+        node.clock.advance_ms(MINUTE_MS);
+    }
+    let kept = edge.engine.handle_inbound(message("STOP", edge.clock.now())).await;
+    assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
+    let stop = edge.engine.edge().unwrap().next_unsent().await;
+    for node in [&anchor, &edge] {
+        node.clock.advance_ms(MINUTE_MS);
+    }
+    let start = message("START", edge.clock.now());
+    let refused = edge.engine.handle_inbound(start.clone()).await;
+    assert!(matches!(refused, Err(EngineError::NotHere(_))), "{refused:?}");
+    assert_eq!(edge.engine.edge().unwrap().waiting().items, 1);
+    let numbered = number(&anchor, &edge, &stop).await.unwrap();
+    assert!(edge.engine.numbered(&stop, numbered));
+    catch_up(&anchor, &edge).await;
+    let kept = edge.engine.handle_inbound(start.clone()).await;
+    assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
+    let item = edge.engine.edge().unwrap().next_unsent().await;
+    let numbered = number(&anchor, &edge, &item).await.unwrap();
+    assert!(edge.engine.numbered(&item, numbered));
+    catch_up(&anchor, &edge).await;
+    assert_eq!(edge.denies(""), None);
+}
+
+/// Whose number changed is opted out of everything there.
+#[tokio::test]
+async fn an_edge_does_not_answer_for_a_number_that_changed_before_a_majority_knows() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    let changed = || {
+        Report::Invalidate(InvalidateReport {
+            cause: InvalidateCause::NumberChanged,
+            channels: Vec::new(),
+            topics: Vec::new(),
+            categories: Vec::new(),
+            occurred: None,
+        })
+    };
+    anchor.record("changed", changed(), Source::Caller).await;
+    snapshot(&anchor, &edge);
+    let answer = edge.try_record(person(), "changed", changed(), Source::Caller).await;
+    assert!(matches!(answer, Err(EngineError::NotReplicated(_))), "{answer:?}");
+}
+
+/// The person stops marketing, wants it again, and stops it again, and nobody times either stop; each failure is told several times.
+#[tokio::test]
+async fn two_failures_that_tell_of_stopped_marketing_are_two_items_however_often_they_are_told() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    snapshot(&anchor, &edge);
+    for (message, waiting) in [("one", 1), ("one", 1), ("two", 2), ("two", 2)] {
+        let failed = SendReport { message_id: message.to_owned(), ..stopped_marketing(None) };
+        let kept = edge.engine.report_send(failed).await;
+        assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
+        assert_eq!(edge.engine.edge().unwrap().waiting().items, waiting, "{message}");
+        edge.clock.advance_ms(10 * SECOND_MS);
+    }
+}
+
+/// One anchor alone numbered the STOP: its item waits for a majority, but what comes after it need not.
+#[tokio::test]
+async fn a_start_after_a_stop_that_one_anchor_has_is_taken_in() {
+    let (anchor, edge) = (Node::open(fresh()), Node::edge());
+    anchor.opts_in().await;
+    snapshot(&anchor, &edge);
+    for node in [&anchor, &edge] {
+        node.clock.advance_ms(MINUTE_MS);
+    }
+    let kept = edge.engine.handle_inbound(message("STOP", edge.clock.now())).await;
+    assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
+    let stop = edge.engine.edge().unwrap().next_unsent().await;
+    let numbered = Numbered { replicated: false, ..number(&anchor, &edge, &stop).await.unwrap() };
+    assert!(!edge.engine.numbered(&stop, numbered));
+    catch_up(&anchor, &edge).await;
+    edge.clock.advance_ms(MINUTE_MS);
+    let kept = edge.engine.handle_inbound(message("START", edge.clock.now())).await;
+    assert!(matches!(kept, Err(EngineError::Kept)), "{kept:?}");
 }

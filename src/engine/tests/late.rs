@@ -237,6 +237,7 @@ async fn more_late_opt_outs_than_stand_alone_are_beaten_by_time_and_by_nothing_e
         LedgerEntry::Consent(ConsentEvent {
             business: BusinessId::new("acme").unwrap(),
             subjects: vec![ClusterKey::from_bytes(&[7; 32]).identifier("acme", &person())],
+            forms: Vec::new(),
             recorded: time,
             request: None,
             rules_version: "1".to_owned(),

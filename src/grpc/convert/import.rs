@@ -120,14 +120,22 @@ pub fn import_row(
     };
     let mut hash = [0; 8];
     hash.copy_from_slice(&content[..8]);
+    // The row names itself, so that the same file can be imported again.
+    let of_row = || format!("row-{}", super::record::hex(&content));
     let request_id = if request_id.is_empty() {
-        // The row names itself, so that the same file can be imported again.
-        format!("row-{}", super::record::hex(&content))
+        of_row()
     } else {
-        if let Err(fault) = check_id(&request_id) {
-            faults.add("request_id", fault.to_string());
+        match check_id(&request_id) {
+            Ok(()) => request_id,
+            Err(_) if matches!(report, Report::OptOut(_)) => {
+                warnings.push(FieldViolation::new("request_id", "cannot be used; the row names itself"));
+                of_row()
+            }
+            Err(fault) => {
+                faults.add("request_id", fault.to_string());
+                request_id
+            }
         }
-        request_id
     };
     let Some(recipient) = address.filter(|_| faults.0.is_empty()) else { return Err(faults.0) };
     Ok(RecordRequest {

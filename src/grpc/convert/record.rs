@@ -159,7 +159,8 @@ pub fn read_actor(actor: Option<v1::Actor>) -> String {
     format!("{word}:{}", cut(&id, 256))
 }
 
-fn cut(text: &str, len_max: usize) -> &str {
+/// The first `len_max` bytes of a text, or a few less where a character would be torn.
+pub(super) fn cut(text: &str, len_max: usize) -> &str {
     let mut end = text.len().min(len_max);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -28,9 +28,9 @@ impl InboundService for Inbound {
         &self,
         request: Request<v1::HandleInboundMessageRequest>,
     ) -> Result<Response<v1::HandleInboundMessageResponse>, Status> {
-        let message = inbound(request.into_inner(), self.engine.key())?;
+        let (message, warnings) = inbound(request.into_inner(), self.engine.key())?;
         let channel = message.channel;
         let answer = self.engine.handle_inbound(message).await.map_err(ApiError::from)?;
-        Ok(Response::new(inbound_response(answer, channel)))
+        Ok(Response::new(inbound_response(answer, channel, warnings)))
     }
 }

@@ -37,6 +37,7 @@ fn said(recorded: Timestamp, changes: Vec<Change>) -> ConsentEvent {
     ConsentEvent {
         business: BusinessId::new("acme").unwrap(),
         subjects: vec![WHO],
+        forms: Vec::new(),
         recorded,
         request: None,
         rules_version: String::new(),
@@ -155,7 +156,7 @@ fn no_opt_in_covers_a_shared_name() {
         let pending = [events[0].clone(), (id(SOUND, 1), said(stop, vec![asked(stop, &[named])]))];
         let record = read(&pending, &distrust(8));
         let known = [Known { relation: Relation::Own, record: &record }];
-        let confirmed = recorder::confirm(id(SOUND, 1), stop, stop, &known, &rules(), stop);
+        let confirmed = recorder::confirm(id(SOUND, 1), Channel::Sms, stop, stop, &known, &rules(), stop);
         assert_eq!(confirmed.is_some(), standing == Standing::Granted, "{sequence}");
     }
     // Shown to come later by its time, it counts.
@@ -175,7 +176,7 @@ fn a_request_whose_name_is_shared_cannot_be_confirmed() {
     let confirmed = |from| {
         let record = read(&events, &distrust(from));
         let known = [Known { relation: Relation::Own, record: &record }];
-        recorder::confirm(id(FORKED, 8), T0, T0, &known, &rules(), T0).is_some()
+        recorder::confirm(id(FORKED, 8), Channel::Sms, T0, T0, &known, &rules(), T0).is_some()
     };
     assert!(confirmed(9) && !confirmed(8));
 }

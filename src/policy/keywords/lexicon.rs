@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::format::Fault;
 use super::message::{Message, has};
-use super::{Outcome, StopCategory};
+use super::{Outcome, StopCategory, StopScope};
 use crate::policy::types::Channel;
 
 /// The most words of one phrase.
@@ -135,18 +135,16 @@ impl TextKind {
     #[must_use]
     pub fn answering(outcome: &Outcome) -> Option<Self> {
         match outcome {
-            Outcome::OptOut(scope) if scope.is_everything_here() => Some(Self::OptOut),
-            Outcome::OptOut(scope) if scope.all_channels && scope.category == StopCategory::Unspecified => {
-                Some(Self::OptOutAll)
-            }
-            Outcome::OptOut(scope)
-                if scope.category == StopCategory::Marketing
-                    && scope.channels.is_empty()
-                    && scope.topics.is_empty() =>
-            {
-                Some(Self::OptOutMarketing)
-            }
-            Outcome::OptOut(_) => Some(Self::OptOutPart),
+            Outcome::OptOut(scopes) => Some(match &scopes[..] {
+                [scope] if scope.is_everything_here() => Self::OptOut,
+                [scope] if scope.all_channels && scope.is_every_kind() => Self::OptOutAll,
+                [StopScope { channels, all_channels: _, category: StopCategory::Marketing, topics }]
+                    if channels.is_empty() && topics.is_empty() =>
+                {
+                    Self::OptOutMarketing
+                }
+                _ => Self::OptOutPart,
+            }),
             Outcome::OptIn | Outcome::Confirm | Outcome::Program(_) => Some(Self::OptIn),
             Outcome::Help => Some(Self::Help),
             Outcome::None { .. } | Outcome::Ambiguous => None,

@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::Context;
 use super::lexicon::{Lexicon, PHRASE_WORDS_MAX, Role};
 use super::message::{Message, OrderWords, has};
 use super::normalise::normalise;
-use super::{Context, StopCategory, StopScope};
+use super::stop_scope::{StopCategory, StopScope, joined};
 
 /// A clear request with the languages of the words that made it.
 pub(super) struct Request {
-    pub scope: StopScope,
+    pub scopes: Vec<StopScope>,
     pub languages: Vec<Option<usize>>,
 }
 
@@ -75,11 +76,11 @@ pub(super) fn clear_request(
         return None;
     }
     let own = OwnWords::of(context);
-    let mut request = Request { scope: StopScope::default(), languages: Vec::new() };
-    let mut everything_here = false;
+    let mut scopes = Vec::new();
+    let mut languages = Vec::new();
     for words in joined_clauses(lexicon, message, &own) {
         let mut scope = StopScope::default();
-        let clause = read_clause(lexicon, message, words, &own, &mut scope, &mut request.languages)?;
+        let clause = read_clause(lexicon, message, words, &own, &mut scope, &mut languages)?;
         if !clause.is_clear(order_words) {
             return None;
         }
@@ -94,20 +95,9 @@ pub(super) fn clear_request(
         }
         let named = clause.marketing || clause.channels || !clause.topics.is_empty();
         scope.all_channels |= clause.everything && !named;
-        everything_here |= scope.is_everything_here();
-        request.scope.join(scope);
+        scopes.push(scope);
     }
-    // One clause that ends everything here outweighs narrower ones beside it.
-    if everything_here {
-        request.scope.category = StopCategory::Unspecified;
-        request.scope.topics.clear();
-        request.scope.channels.clear();
-    }
-    request.scope.channels.sort_unstable();
-    request.scope.channels.dedup();
-    request.scope.topics.sort_unstable();
-    request.scope.topics.dedup();
-    Some(request)
+    Some(Request { scopes: joined(scopes), languages })
 }
 
 /// The clauses, those that ask for nothing joined to the one before: `STOP: WhatsApp, SMS`.

@@ -29,17 +29,13 @@ fn context() -> Context<'static> {
 
 fn describe(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::OptOut(scope) => {
-            let mut parts = vec!["OPT_OUT".to_owned()];
-            if scope.all_channels {
-                parts.push("all".to_owned());
+        Outcome::OptOut(scopes) => {
+            let mut of_each: Vec<String> = scopes.iter().map(describe_scope).collect();
+            of_each.sort_unstable();
+            match &of_each[..] {
+                [alone] if alone == "here" => "OPT_OUT".to_owned(),
+                _ => format!("OPT_OUT {}", of_each.join(" + ")),
             }
-            parts.extend(scope.channels.iter().map(|channel| channel.word().to_lowercase()));
-            if scope.category == StopCategory::Marketing {
-                parts.push("marketing".to_owned());
-            }
-            parts.extend(scope.topics.iter().cloned());
-            parts.join(" ")
         }
         Outcome::OptIn => "OPT_IN".to_owned(),
         Outcome::Confirm => "CONFIRM".to_owned(),
@@ -49,6 +45,20 @@ fn describe(outcome: &Outcome) -> String {
         Outcome::None { negated_stop: true } => "NONE negated".to_owned(),
         Outcome::Ambiguous => "AMBIGUOUS".to_owned(),
     }
+}
+
+fn describe_scope(scope: &StopScope) -> String {
+    let mut parts = Vec::new();
+    if scope.all_channels {
+        parts.push("all".to_owned());
+    }
+    parts.extend(scope.channels.iter().map(|channel| channel.word().to_lowercase()));
+    if scope.category == StopCategory::Marketing {
+        parts.push("marketing".to_owned());
+    }
+    parts.extend(scope.topics.iter().cloned());
+    // Beside others, everything where the message came from has to be named.
+    if parts.is_empty() { "here".to_owned() } else { parts.join(" ") }
 }
 
 /// The table's escapes: `\n`, `\u{…}` for what an editor does not show, `<empty>`.

@@ -13,11 +13,12 @@ use crate::policy::state;
 use crate::policy::time::Timestamp;
 use crate::policy::types::{Channel, ConsentType, OptInMethod};
 
-/// The opt-in that confirms the pending `request`, if it still waits: it names the opt-outs applied
+/// The opt-in that confirms what of the pending `request` was asked on `via`, if it still waits: it names the opt-outs applied
 /// when the request was recorded. The reply was sent no later than `no_later`, by the clock of whoever times messages.
 #[must_use]
 pub fn confirm(
     request: EventId,
+    via: Channel,
     occurred: Timestamp,
     no_later: Timestamp,
     known: &[Known<'_>],
@@ -26,13 +27,22 @@ pub fn confirm(
 ) -> Option<OptIn> {
     let own = known.iter().find(|known| known.relation == Relation::Own)?;
     let mut confirmed: Option<OptIn> = None;
-    for (scope, pending) in own.record.request(request) {
+    let answered = |via: Channel, asked: Channel| {
+        #[cfg(sabotage)]
+        if crate::sabotage::is("confirmed-by-any-answer") {
+            return true;
+        }
+        via == asked
+    };
+    for (scope, pending) in own.record.request(request).filter(|(_, pending)| answered(via, pending.via)) {
         let subject = state::subject(&scope.purpose, scope.channel?, rules);
         let against = standing::against(known.iter().copied(), &subject, rules);
         // Sent before a STOP by the provider's own order, it answers nothing that was asked for after that.
-        let precedes_stop = against.all_outs().any(|(mark, _)| {
+        let is_later = |mark: &Mark| {
             mark.message.is_some_and(|(channel, stop)| channel == pending.via && stop > no_later)
-        });
+        };
+        let precedes_stop = against.all_outs().any(|(mark, _)| is_later(mark))
+            || standing::marks(known).any(|mark| is_later(&mark) && pending.covers.has(&mark));
         if now >= pending.expire || precedes_stop || !standing::is_live(pending, &against, rules) {
             return None;
         }

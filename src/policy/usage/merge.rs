@@ -93,14 +93,16 @@ impl Usage {
         if self.undone.failed.contains(&(other.event, other.time)) {
             return false;
         }
-        let same = |spent: &&mut Spent| (spent.event, spent.time) == (other.event, other.time);
+        let same = |spent: &&mut Spent| {
+            (spent.event, spent.channel, spent.time) == (other.event, other.channel, other.time)
+        };
         if let Some(spent) = self.spent.iter_mut().find(same) {
             let before = spent.message;
             spent.message = before.max(other.message);
             return spent.message != before;
         }
         self.spent.push(*other);
-        drop_oldest(&mut self.spent, SPENT_MAX, |spent| (spent.time, spent.event))
+        drop_oldest(&mut self.spent, SPENT_MAX, |spent| (spent.time, spent.event, spent.channel))
     }
 
     pub(super) fn merge_failed(&mut self, failed: (EventId, Timestamp)) -> bool {

@@ -20,8 +20,8 @@ fn usage() -> impl Strategy<Value = Usage> {
     let sender = select(vec!["109876543210", "+12025550142"]).prop_map(|text| SenderId::new(text).unwrap());
     let window = (channel(), sender, strategies::time(), of(strategies::time()))
         .prop_map(|(channel, sender, last, reopened)| Window { channel, sender, last, reopened });
-    let spent = (strategies::event_id(), strategies::time(), of(any::<[u8; 8]>()))
-        .prop_map(|(event, time, message)| Spent { event, time, message });
+    let spent = (strategies::event_id(), of(channel()), strategies::time(), of(any::<[u8; 8]>()))
+        .prop_map(|(event, channel, time, message)| Spent { event, channel, time, message });
     let last = (channel(), of(strategies::event_id()), strategies::time())
         .prop_map(|(channel, about, time)| LastAllowed { channel, about, time });
     let sender = select(vec!["109876543210", "+12025550142"]).prop_map(|text| SenderId::new(text).unwrap());
@@ -143,7 +143,7 @@ fn another_version_is_damage() {
     person.usage.instruct(Channel::Sms, Timestamp(0));
     let (mut consent, mut usage) = (person.encode_consent(), person.encode_usage());
     consent[0] += 1;
-    usage[0] = USAGE_UNDONE_VERSION + 1;
+    usage[0] = usage_form::LAST + 1;
     assert_eq!(Person::decode(&consent, &[]), Err(Damage("version")));
     assert_eq!(Person::decode(&[], &usage), Err(Damage("version")));
 }

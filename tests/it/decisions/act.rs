@@ -106,7 +106,7 @@ pub fn act(world: &mut World<'_>, text: &str) -> String {
     } else if p.begins("at the other node") {
         world.go_elsewhere();
         String::new()
-    } else if p.begins("links 18 more addresses") {
+    } else if p.begins("links 36 more addresses") {
         link_many(world)
     } else if p.begins("erase") {
         let engine = world.engine();
@@ -418,7 +418,7 @@ fn sender(world: &World<'_>, p: &mut Phrase) -> String {
 
 /// More addresses than are followed, three requests' worth.
 fn link_many(world: &mut World<'_>) -> String {
-    for at in 0..3 {
+    for at in 0..6 {
         let also = (0..6).map(|n| address(&format!("+49151300{at}{n}000")).expect("a number")).collect();
         let request = RecordRequest {
             business: world.business.clone(),

@@ -183,7 +183,7 @@ fn includes(vector: &Vector, id: EventId) -> bool {
 fn known_of(records: &Records, by: usize) -> Vec<Known<'_>> {
     let mut known = vec![Known { relation: Relation::Own, record: &records[by] }];
     let other = 1 - by;
-    if records[by].links.contains(&PERSON[other]) {
+    if records[by].links.identifiers.contains(&PERSON[other]) {
         known.push(Known { relation: Relation::Link(PERSON[other]), record: &records[other] });
     }
     known

@@ -103,16 +103,19 @@ proptest! {
         for numbered in &events {
             node.apply(numbered);
             for (who, record) in &node.records {
-                prop_assert!(!record.links.contains(who));
-                for other in &record.links {
-                    prop_assert!(node.records[other].links.contains(who), "{other:?} does not lead to {who:?}");
+                prop_assert!(!record.links.identifiers.contains(who));
+                for other in &record.links.identifiers {
+                    prop_assert!(node.records[other].links.identifiers.contains(who), "{other:?} does not lead to {who:?}");
                 }
             }
         }
         for (_, event) in &events {
             let [first, others @ ..] = &event.subjects[..] else { continue };
             for other in others.iter().filter(|other| *other != first) {
-                prop_assert!(node.records[first].links.contains(other));
+                prop_assert!(node.records[first].links.identifiers.contains(other));
+            }
+            for subject in &event.subjects {
+                prop_assert!(event.forms.iter().all(|form| node.records[subject].links.forms.contains(form)));
             }
         }
     }

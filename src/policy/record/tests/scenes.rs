@@ -183,6 +183,7 @@ fn an_opt_in_in_vain_covers_nothing_that_is_not_known_yet() {
     let said = |changes: &[Change]| ConsentEvent {
         business: BusinessId::new("acme").unwrap(),
         subjects: vec![SUBJECT],
+        forms: Vec::new(),
         recorded: at(20),
         request: None,
         rules_version: String::new(),
@@ -219,6 +220,7 @@ fn event_of(change: Change, numbered_late: bool) -> ConsentEvent {
     ConsentEvent {
         business: BusinessId::new("acme").unwrap(),
         subjects: vec![SUBJECT],
+        forms: Vec::new(),
         recorded: at(0),
         request: None,
         rules_version: String::new(),

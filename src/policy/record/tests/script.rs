@@ -250,7 +250,7 @@ impl Reported<'_> {
             }
             What::Confirm => {
                 let confirmed = asked.and_then(|request| {
-                    recorder::confirm(request, by_provider, by_provider, known, rules, now)
+                    recorder::confirm(request, Channel::Whatsapp, by_provider, by_provider, known, rules, now)
                 });
                 Ok(confirmed.map(Change::OptIn).into_iter().collect())
             }

@@ -235,6 +235,7 @@ impl<'a> World<'a> {
         let event = ConsentEvent {
             business: BusinessId::new("acme").unwrap(),
             subjects: vec![PERSON],
+            forms: Vec::new(),
             recorded: now,
             request: None,
             rules_version: String::new(),

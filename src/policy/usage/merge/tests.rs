@@ -33,7 +33,8 @@ fn told() -> impl Strategy<Value = Usage> {
                 3 => told.undone.owed = vec![(channel, at)],
                 4 => {
                     let message = yes.then_some([number; 8]);
-                    told.spent = vec![Spent { event: event(number), time: at, message }];
+                    told.spent =
+                        vec![Spent { event: event(number), channel: Some(channel), time: at, message }];
                 }
                 _ => told.undone.failed = vec![(event(number), at)],
             }
@@ -46,7 +47,7 @@ fn told() -> impl Strategy<Value = Usage> {
 fn sorted(mut usage: Usage) -> Usage {
     usage.windows.sort_by_key(|window| (window.channel.word(), window.sender.clone()));
     usage.instructed.sort_by_key(|(channel, _)| channel.word());
-    usage.spent.sort_by_key(|spent| (spent.event, spent.time));
+    usage.spent.sort_by_key(|spent| (spent.event, spent.time, spent.channel));
     usage.undone.closed.sort_by_key(|(channel, sender, _)| (channel.word(), sender.clone()));
     usage.undone.owed.sort_by_key(|(channel, _)| channel.word());
     usage.undone.failed.sort();
@@ -95,11 +96,15 @@ proptest! {
 fn one_more_than_is_remembered_drops_the_oldest() {
     let mut usage = Usage::default();
     for number in 0..=SPENT_MAX as i64 {
-        usage.spend(EventId { origin: OriginId([1; 16]), sequence: number as u64 }, NOW.plus_ms(number));
+        usage.spend(
+            EventId { origin: OriginId([1; 16]), sequence: number as u64 },
+            Channel::Sms,
+            NOW.plus_ms(number),
+        );
     }
     assert_eq!(usage.spent.len(), SPENT_MAX);
-    assert!(!usage.is_spent(EventId { origin: OriginId([1; 16]), sequence: 0 }));
-    let old = Spent { event: event(1), time: NOW.minus_ms(1), message: None };
+    assert!(!usage.is_spent(EventId { origin: OriginId([1; 16]), sequence: 0 }, None));
+    let old = Spent { event: event(1), channel: None, time: NOW.minus_ms(1), message: None };
     assert!(!usage.merge_spent(&old), "older than all that is remembered");
     for number in 0..=WINDOWS_MAX as u8 {
         usage.heard(
@@ -121,10 +126,10 @@ fn one_more_than_is_remembered_drops_the_oldest() {
 fn what_failed_stays_failed_and_the_next_one_counts() {
     let mut usage = Usage::default();
     assert!(usage.unspend(event(1), NOW), "heard of before the message itself");
-    usage.spend(event(1), NOW);
-    assert!(!usage.is_spent(event(1)) && !usage.unspend(event(1), NOW));
-    usage.spend(event(1), NOW.plus_ms(1));
-    assert!(usage.is_spent(event(1)));
+    usage.spend(event(1), Channel::Sms, NOW);
+    assert!(!usage.is_spent(event(1), Some(Channel::Sms)) && !usage.unspend(event(1), NOW));
+    usage.spend(event(1), Channel::Sms, NOW.plus_ms(1));
+    assert!(usage.is_spent(event(1), Some(Channel::Sms)));
 
     usage.heard(Channel::Sms, &sender(1), NOW, Some(NOW));
     usage.close_window(Channel::Sms, "1");

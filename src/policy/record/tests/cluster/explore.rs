@@ -110,6 +110,8 @@ impl Explorer<'_> {
             asked: None,
         };
         let changes = match reported.changes(what, &known_of(records, by), self.rules) {
+            // An edge takes in no opt-in that would come after what only holds there.
+            Ok(changes) if at == EDGE && changes.iter().any(names_held) => None,
             Ok(changes) => Some(changes).filter(|changes| links || !changes.is_empty()),
             Err(refusal) => {
                 let held = at == EDGE && state.held(knowing).any(|(_, item)| item.held.is_some());
@@ -181,6 +183,7 @@ impl Explorer<'_> {
         ConsentEvent {
             business,
             subjects,
+            forms: Vec::new(),
             recorded,
             request: Some(request),
             rules_version: String::new(),
@@ -189,13 +192,7 @@ impl Explorer<'_> {
         }
     }
 
-    fn take_in(&self, state: &mut State, mut told: Told) {
-        for change in &mut told.event.changes {
-            if let Change::OptIn(opt_in) = change {
-                // What only holds here has no number yet, so nothing can be said to come after it.
-                opt_in.covers.lower(PROVISIONAL, 0);
-            }
-        }
+    fn take_in(&self, state: &mut State, told: Told) {
         let suppresses = self.acts[told.act].what.ends_something();
         let held = suppresses.then(|| Rc::new(ConsentEvent { request: None, ..told.event.clone() }));
         state.outbox.push(Item { told: Rc::new(told), held, numbered: Vec::new() });
@@ -242,4 +239,9 @@ impl Explorer<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether an opt-in says that it comes after what has no number yet.
+fn names_held(change: &Change) -> bool {
+    matches!(change, Change::OptIn(opt_in) if opt_in.covers.named().any(|id| id.origin == PROVISIONAL))
 }
