@@ -80,6 +80,7 @@ impl Inner {
     /// Writes the journals, and sweeps when it is time, so long after the last sweep; `true`: it swept.
     pub fn tend(&self, since: Duration) -> bool {
         self.look_for_space();
+        self.look_for_persons();
         self.write_journals();
         if self.notes.bytes() > CHECKPOINT_AFTER_BYTES {
             self.write_checkpoint_or_say();
@@ -101,6 +102,46 @@ impl Inner {
             let _swept_in_full = self.sweep(Pace::Gentle);
         }
         due
+    }
+
+    /// Notes who is in the store of the next shard that nobody has looked through; one at a time, so that nobody waits for it.
+    pub(super) fn look_for_persons(&self) {
+        let shard = self.looked_through.load(Ordering::Relaxed);
+        if shard >= SHARDS || self.phase() != Phase::Serving {
+            return;
+        }
+        self.looked_through.store(shard + 1, Ordering::Relaxed);
+        // Nothing is written there meanwhile.
+        let stored = self.stored.lock();
+        match self.persons_stored(&stored, shard) {
+            Ok(persons) => {
+                self.note_present(shard, persons.iter());
+                self.shards[shard].lock().presence.complete();
+            }
+            // Whoever reads there meets the same, and says so.
+            Err(err) => {
+                tracing::debug!(fault = %err, shard, "a shard of the view could not be looked through");
+            }
+        }
+    }
+
+    /// Notes who may be in the store from now on: to be called before they are there.
+    pub(super) fn note_present<'a>(&self, shard: usize, persons: impl Iterator<Item = &'a Identifier>) {
+        let presence = &mut self.shards[shard].lock().presence;
+        persons.for_each(|who| presence.note(who));
+    }
+
+    fn persons_stored(&self, stored: &Meta, shard: usize) -> Result<Vec<Identifier>, ViewError> {
+        let depth = stored.depths[shard];
+        let mut persons = Vec::new();
+        for number in 0..buckets_of_shard(depth) {
+            let mut bucket = Vec::new();
+            self.store.get(&key_at(shard, number, depth), &mut |bytes| bucket.extend_from_slice(bytes))?;
+            if !bucket.is_empty() {
+                persons.extend(parse(&bucket)?.into_iter().map(|(who, _)| who));
+            }
+        }
+        Ok(persons)
     }
 
     /// Finds out whether there is space to write.
@@ -228,6 +269,7 @@ impl Inner {
         let known = if old.is_empty() { Vec::new() } else { parse(&old)? };
         let before = known.len();
         let merged = merge(known, part, pending);
+        self.note_present(shard, pending.iter().map(|(who, _)| who));
         // Looked up behind `pending`: whatever that has was brought before.
         stored.reach(self.newest(), &*self.store)?;
         stored.persons[shard] = (stored.persons[shard] + merged.len() as u32).saturating_sub(before as u32);

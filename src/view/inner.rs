@@ -1,7 +1,7 @@
 //! What all clones of a view share: the shards, the store under them, and what goes on between the two.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -113,6 +113,8 @@ pub struct Inner {
     pub stored: Mutex<Meta>,
     /// Locked behind `stored` only.
     pub log: Mutex<UsageLog>,
+    /// Of how many shards it was asked who is in the store: what an earlier run left there is looked through bit by bit.
+    pub looked_through: AtomicUsize,
     /// Whether the store may have usage that the log does not have.
     pub usage_in_store: AtomicBool,
     /// The same in short, for whoever only looks: a sweep holds `stored` for long.
@@ -173,6 +175,7 @@ impl Inner {
             free_bytes,
             applied: AtomicU64::new(meta.position.as_u64()),
             newest: AtomicU64::new(0),
+            looked_through: AtomicUsize::new(0),
             summary: Mutex::new(Summary::of(&meta, &log)),
             usage_in_store: AtomicBool::new(meta.usage),
             log: Mutex::new(log),

@@ -129,8 +129,12 @@ impl Inner {
         self.usage_in_store.store(false, Ordering::Release);
         self.registry.clear();
         for shard in &self.shards {
-            self.freed(shard.lock().forget_consent(DEPTH_MIN));
+            let mut shard = shard.lock();
+            // The store has nobody, and whoever comes is noted.
+            shard.presence.complete();
+            self.freed(shard.forget_consent(DEPTH_MIN));
         }
+        self.looked_through.store(SHARDS, Ordering::Relaxed);
         self.restart();
         Ok(())
     }
@@ -220,6 +224,9 @@ impl Pieces {
         let depth = depth_for(count);
         let persons: Vec<_> =
             pieces.into_iter().map(|(who, consent)| (who, Parts { consent, usage: &[] })).collect();
+        if let Some((first, _)) = persons.first() {
+            inner.note_present(shard_of(first), persons.iter().map(|(who, _)| who));
+        }
         for bucket in persons.chunk_by(|(a, _), (b, _)| key_of(a, depth) == key_of(b, depth)) {
             inner.store.insert(&key_of(&bucket[0].0, depth), &build(bucket))?;
         }

@@ -10,6 +10,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use super::bucket::{Parts, find, key_of};
 use super::bytes::Damage;
 use super::error::ViewError;
+use super::presence::Presence;
 use super::record::Person;
 use super::store::Store;
 use super::usage_log::Index;
@@ -103,6 +104,8 @@ pub struct Shard {
     pub depth: u8,
     /// The usage that is neither in the overlay nor, where it is older, in the store.
     pub log: Index,
+    /// Who may be in the store.
+    pub presence: Presence,
     dirty: FxHashMap<Identifier, Dirty>,
     cache: Cache<Identifier, Box<[u8]>, Weigh, FxBuildHasher>,
     /// Reads that did not need the store.
@@ -118,7 +121,8 @@ impl Shard {
         let mut cache = Cache::with(items, cache_bytes, Weigh, FxBuildHasher, DefaultLifecycle::default());
         // At once: growing by doubling could leave half of the tables unused for ever. Untouched room costs nothing.
         cache.reserve(items.min(RESERVED_MAX));
-        Self { depth, log, dirty: FxHashMap::default(), cache, hits: 0, misses: 0 }
+        let presence = Presence::unknown();
+        Self { depth, log, presence, dirty: FxHashMap::default(), cache, hits: 0, misses: 0 }
     }
 
     /// Reads a person: overlay over cache over log and store.
@@ -136,7 +140,10 @@ impl Shard {
             self.hits += 1;
             return Ok(decode_over(dirty, Parts::split(joined)?)?);
         }
-        self.misses += 1;
+        let absent = self.presence.is_absent(who);
+        #[cfg(test)]
+        assert!(!(absent && self.is_stored(who, store)), "{who:?} is in the store and was not noted");
+        *if absent { &mut self.hits } else { &mut self.misses } += 1;
         // What the overlay hides is not worth a read.
         let logged =
             if dirty.is_some_and(|dirty| dirty.usage.is_some()) { None } else { self.log.read(who)? };
@@ -150,7 +157,7 @@ impl Shard {
             Ok(parts) => read(parts.unwrap_or_default()),
             Err(fault) => damage = Some(fault),
         };
-        if !store.get(&key_of(who, self.depth), &mut in_bucket)? {
+        if absent || !store.get(&key_of(who, self.depth), &mut in_bucket)? {
             read(Parts::default());
         }
         if let Some(fault) = damage {
@@ -174,13 +181,21 @@ impl Shard {
             return Ok(Person::decode(&[], &usage)?);
         }
         let mut person = Ok(Person::default());
-        if let Some(store) = store {
+        if let Some(store) = store.filter(|_| !self.presence.is_absent(who)) {
             store.get(&key_of(who, self.depth), &mut |bucket| {
                 let parts = find(bucket, who).map(Option::unwrap_or_default);
                 person = parts.and_then(|parts| Person::decode(&[], parts.usage));
             })?;
         }
         Ok(person?)
+    }
+
+    /// Whether the store has the person, asked as if nothing else were known.
+    #[cfg(test)]
+    fn is_stored(&self, who: &Identifier, store: &dyn Store) -> bool {
+        let mut found = false;
+        let mut look = |bucket: &[u8]| found = find(bucket, who).is_ok_and(|parts| parts.is_some());
+        store.get(&key_of(who, self.depth), &mut look).is_ok() && found
     }
 
     /// Keeps changed parts; returns by how many bytes the overlay grew or shrank.
