@@ -48,6 +48,7 @@ mod keep;
 mod meta;
 mod notes;
 mod open;
+mod presence;
 mod rebuild;
 mod record;
 mod registry;

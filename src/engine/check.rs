@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::address::{Address, AddressFault, AddressKind};
-use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode, Receipt};
+use crate::limits::{Admission, Admitted, Denied, FrequencyLog, Mode as LimitMode, Receipt, RequestKey};
 use crate::policy::check::{Verdict, Violation};
 use crate::policy::ids::{EventId, Identifier, TopicId};
 use crate::policy::record::Links;
@@ -16,7 +16,7 @@ use crate::policy::types::{Category, Channel, Reason};
 use crate::view::{Person, Touched};
 
 use super::book::Book;
-use super::decision::{self, Decided, Sealing};
+use super::decision::{Decided, Sealing};
 use super::error::EngineError;
 use super::people::{self, Identity, Others};
 use super::token::Token;
@@ -97,7 +97,7 @@ pub struct CheckAnswer {
     pub now: Timestamp,
     /// Whether opt-out instructions are due.
     pub owes_instructions: bool,
-    /// The sealed id.
+    /// The sealed id; empty for a denial and for what was only asked.
     pub decision_id: String,
     /// The category it was judged as, where it came to that.
     pub category: Option<Category>,
@@ -105,8 +105,8 @@ pub struct CheckAnswer {
     pub basis: Vec<EventId>,
     /// The version of the rules.
     pub rules_version: Arc<str>,
-    /// Until when it may be acted on.
-    pub valid_until: Timestamp,
+    /// Until when an ALLOW may be acted on.
+    pub valid_until: Option<Timestamp>,
     /// The token of what was known.
     pub as_of: Arc<str>,
     /// Whether it passed although something could not be known.
@@ -134,6 +134,15 @@ impl Engine {
     /// Waits for what a check asks to be known, but not longer than `within`.
     pub async fn wait_for(&self, token: Token, within: Duration) {
         self.inner.vector.wait_for(token, within).await;
+    }
+
+    /// Takes note of a request's id, before it or any other of its batch consumes anything.
+    ///
+    /// # Errors
+    /// When the id was used for other content.
+    pub fn bind(&self, request: &CheckRequest) -> Result<(), EngineError> {
+        let listed = self.inner.book.load().rules(&request.business).is_some();
+        if listed { self.inner.bind(request, self.inner.clock.now()).map(|_| ()) } else { Ok(()) }
     }
 
     /// Judges a send.
@@ -199,16 +208,10 @@ impl Inner {
             Ok(address) => address,
             Err(why) => return Ok(self.denied(request, book, now, None, Reason::InvalidRecipient, || why)),
         };
-        let request_key = (!request.request_id.is_empty() && request.mode == Mode::Enforce)
-            .then(|| self.limiter.request_key(&request.business, &request.request_id));
-        if let Some(key) = request_key {
-            self.limiter.bind_request(key, &[&request.content_hash.to_le_bytes()], now).map_err(|_| {
-                EngineError::field(
-                    "request_id",
-                    "was used for other content in the last minutes; use a new id for a new message",
-                )
-            })?;
-        }
+        let request_key = self.bind(request, now)?;
+        // A retry of a message about consent finds it sent, by itself.
+        let about_again = request.about.is_some()
+            && request_key.is_some_and(|request| self.limiter.is_repeated(request, now));
         let identity = Identity::of(&self.key, &request.business, address);
         let is_catching_up = self.replica.is_catching_up();
         #[cfg(sabotage)]
@@ -220,7 +223,8 @@ impl Inner {
             }));
         }
 
-        let context = Context::of(self, request, rules, book, address, &identity);
+        let mut context = Context::of(self, request, rules, book, address, &identity);
+        context.about_again = about_again;
         let decision = self.serial();
         let admit = |verdict: &Verdict, log: &mut FrequencyLog| {
             let admission = Admission {
@@ -253,6 +257,24 @@ impl Inner {
             }
         };
         Ok(self.answer_check(request, book, &identity, &context, judged, now))
+    }
+
+    /// What a request that consumes is known by when it comes again.
+    ///
+    /// # Errors
+    /// When its id was used for other content.
+    fn bind(&self, request: &CheckRequest, now: Timestamp) -> Result<Option<RequestKey>, EngineError> {
+        if request.request_id.is_empty() || request.mode != Mode::Enforce {
+            return Ok(None);
+        }
+        let key = self.limiter.request_key(&request.business, &request.request_id);
+        self.limiter.bind_request(key, &[&request.content_hash.to_le_bytes()], now).map_err(|_| {
+            EngineError::field(
+                "request_id",
+                "was used for other content in the last minutes; use a new id for a new message",
+            )
+        })?;
+        Ok(Some(key))
     }
 
     /// A name for a decision, unlike any other of this or another run.
@@ -373,7 +395,10 @@ impl Inner {
                 violations.extend(denied.refusals.iter().map(explained));
             }
         }
-        let sealing = Sealing {
+        let allows = violations.is_empty();
+        // What nobody may send is reported by nobody, nor what was only asked.
+        let is_reported = admitted_now && allows;
+        let sealing = is_reported.then(|| Sealing {
             time: now,
             business: &request.business,
             sender: &request.sender,
@@ -384,20 +409,19 @@ impl Inner {
             template: context.template_key.as_ref().map(|(name, language)| (*name, &**language)),
             about: verdict.about.and(request.about),
             carries_instructions: verdict.carries_instructions,
-            receipt: admitted_now.then_some(&receipt),
-        };
-        let allows = violations.is_empty();
+            receipt: Some(&receipt),
+        });
         let answer = CheckAnswer {
             retry_after_ms: retry_after_ms(&violations, now),
             violations,
             shadowed,
             now,
             owes_instructions: allows && verdict.owes_instructions,
-            decision_id: sealing.seal(&self.key),
+            decision_id: sealing.map_or_else(String::new, |sealing| sealing.seal(&self.key)),
             category: Some(verdict.category),
             basis: verdict.basis,
             rules_version: Arc::clone(&book.all().version),
-            valid_until: if allows { verdict.valid_until } else { now },
+            valid_until: allows.then_some(verdict.valid_until),
             as_of: self.vector.token(),
             degraded: verdict.degraded,
         };
@@ -415,20 +439,6 @@ impl Inner {
         reason: Reason,
         detail: impl FnOnce() -> String,
     ) -> CheckAnswer {
-        let recipient_or_none = recipient.unwrap_or(Identifier([0; 32]));
-        let sealing = Sealing {
-            time: now,
-            business: &request.business,
-            sender: &request.sender,
-            channel: request.channel,
-            category: Category::Marketing,
-            recipient: recipient_or_none,
-            portfolio_recipient: decision::of_business(&recipient_or_none),
-            template: None,
-            about: None,
-            carries_instructions: false,
-            receipt: None,
-        };
         let violation = Violation { reason, detail: request.explain.then(detail), retry_at: None };
         let answer = CheckAnswer {
             violations: vec![violation],
@@ -436,11 +446,11 @@ impl Inner {
             retry_after_ms: None,
             now,
             owes_instructions: false,
-            decision_id: sealing.seal(&self.key),
+            decision_id: String::new(),
             category: None,
             basis: Vec::new(),
             rules_version: Arc::clone(&book.all().version),
-            valid_until: now,
+            valid_until: None,
             as_of: self.vector.token(),
             degraded: false,
         };

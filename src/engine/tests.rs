@@ -281,6 +281,21 @@ fn fresh() -> Replica {
     replica
 }
 
+/// Only what may be sent is reported on, and only an ALLOW ends some time.
+#[tokio::test]
+async fn an_allow_has_an_id_and_an_end_and_a_denial_has_neither() {
+    let node = Node::open(Replica::alone());
+    let said = |business: &str, mode| {
+        let request = CheckRequest { business: business.to_owned(), ..Node::asks(person(), "", mode) };
+        let answer = node.engine.check(&request).unwrap();
+        (answer.violations.is_empty(), !answer.decision_id.is_empty(), answer.valid_until.is_some())
+    };
+    assert_eq!(said("acme", Mode::Enforce), (false, false, false));
+    node.opts_in().await;
+    assert_eq!(said("acme", Mode::Peek), (true, false, true));
+    assert_eq!(said("acme", Mode::Enforce), (true, true, true));
+}
+
 #[tokio::test]
 async fn a_repeated_check_is_judged_anew() {
     let node = Node::open(Replica::alone());

@@ -4,6 +4,7 @@ from harness import *  # noqa: F403
 
 TEMPLATE = "delivery_update"
 ANNA = phone("+4915123456789")
+BEN = phone("+4915123456780")
 
 
 def records_of(client):
@@ -168,6 +169,12 @@ def test_caps_are_not_consumed_by_denials(scene):
         return check(client, ANNA, "weekly_offers", **fields)
 
     allowed(offer(mode=PEEK), "a peek")
+    reused = [check_request(ANNA, "weekly_offers", request_id="x"), check_request(BEN, "weekly_offers", request_id="y")]
+    reused.append(check_request(BEN, "weekly_offers", request_id="x"))
+    batch = send.BatchCheckSendRequest(items=reused)
+    refused(
+        lambda: client.send.BatchCheckSend(batch, timeout=CALL_S), "INVALID_ARGUMENT", "a batch that uses an id for two"
+    ).names("items[2].request_id")
     for _ in range(5):
         denied(offer(sender_id="nobody"), "UNKNOWN_SENDER", "an unknown sender")
         refused(lambda: offer(channel=99), "INVALID_ARGUMENT", "an unknown channel")

@@ -207,7 +207,7 @@ async fn a_confirmation_may_be_sent_no_longer_than_its_event_allows() {
     let confirms = CheckRequest { about: stop.event, content, ..Node::asks(person(), "", Mode::Peek) };
     let answer = node.engine.check(&confirms).unwrap();
     assert!(answer.violations.is_empty(), "{:?}", answer.violations);
-    assert_eq!(answer.valid_until, until);
+    assert_eq!(answer.valid_until, Some(until));
 }
 
 #[tokio::test]
@@ -228,4 +228,21 @@ async fn a_question_is_not_asked_where_the_person_said_stop_meanwhile() {
     node.clock.advance_ms(SECOND_MS);
     node.opts_out(node.clock.now(), Source::Caller).await;
     assert_eq!(about(&node, event, Channel::Sms), Some(Reason::OptedOut));
+}
+
+/// The answer was lost on its way; the caller asks again under the same id, and anybody else under another.
+#[tokio::test]
+async fn a_retry_of_a_message_about_consent_is_answered_like_the_first() {
+    let node = Node::open(Replica::alone());
+    let stop = node.engine.handle_inbound(message("STOP", NOON)).await.unwrap();
+    let confirms = |id: &str| {
+        let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
+        let asks = Node::asks(person(), id, Mode::Enforce);
+        node.judge(CheckRequest { about: stop.event, content, ..asks })
+    };
+    assert_eq!(confirms("one"), None);
+    assert_eq!(confirms("two"), Some(Reason::OptedOut), "it is sent once");
+    assert_eq!(confirms("one"), None, "which is the same one");
+    node.clock.advance_ms(5 * MINUTE_MS);
+    assert_eq!(confirms("one"), Some(Reason::OptedOut), "and too late now");
 }

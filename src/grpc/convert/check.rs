@@ -238,7 +238,7 @@ pub fn check_response(answer: CheckAnswer, instructions: impl FnOnce() -> String
         category: category.map_or(v1::Category::Unspecified, words::pb_category).into(),
         basis: pb_event_ids(&basis),
         rules_version: rules_version.to_string(),
-        valid_until: Some(pb_timestamp(valid_until)),
+        valid_until: valid_until.map(pb_timestamp),
         as_of: as_of.to_string(),
         degraded,
         shadow_violations: shadowed.into_iter().map(|violation| pb_violation(violation, now)).collect(),

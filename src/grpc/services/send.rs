@@ -17,7 +17,7 @@ use crate::grpc::convert::check::{
 };
 use crate::grpc::method::{BATCH, CHECK};
 use crate::grpc::routes::AnswersNow;
-use crate::grpc::status::ApiError;
+use crate::grpc::status::{ApiError, FieldFault};
 use crate::pb::v1;
 use crate::pb::v1::send_service_server::SendService;
 use crate::policy::ids::{EventId, OriginId};
@@ -169,12 +169,33 @@ fn newest(requests: &[CheckRequest]) -> Vec<Token> {
 }
 
 impl Send {
+    /// Checks items of a batch, all of them where any consumes.
     fn check_all(&self, requests: &[CheckRequest]) -> Result<Vec<v1::CheckSendResponse>, ApiError> {
+        self.bind_all(requests)?;
         let answers = requests.iter().map(|request| {
             let answer = self.engine.check(request)?;
             Ok(check_response(answer, || self.engine.instructions(&request.business)))
         });
         answers.collect()
+    }
+}
+
+impl Send {
+    /// No item consumes before the ids of all are known to be theirs.
+    fn bind_all(&self, requests: &[CheckRequest]) -> Result<(), ApiError> {
+        let mut faults = Vec::new();
+        for (at, request) in requests.iter().enumerate() {
+            match self.engine.bind(request).map_err(ApiError::from) {
+                Ok(()) => {}
+                Err(ApiError::InvalidArgument(of_item)) => {
+                    faults.extend(of_item.into_iter().map(|FieldFault { field, description }| {
+                        FieldFault::new(format!("items[{at}].{field}"), description)
+                    }));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(ApiError::InvalidArgument(faults)) }
     }
 }
 

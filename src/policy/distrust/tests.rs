@@ -322,7 +322,8 @@ proptest! {
                 channel,
                 content: Content::Message { category: Some(category), topic },
                 about: None,
-                explain: false,
+                about_again: false,
+        explain: false,
             };
             let facts = Facts {
                 own: record,
