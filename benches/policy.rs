@@ -100,7 +100,6 @@ fn measure(name: &str, record: &Record, expected: Option<Reason>) {
         channel: Channel::Whatsapp,
         content: Content::Template,
         about: None,
-        about_again: false,
         explain: false,
     };
     let facts = Facts {

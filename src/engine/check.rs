@@ -141,8 +141,13 @@ impl Engine {
     /// # Errors
     /// When the id was used for other content.
     pub fn bind(&self, request: &CheckRequest) -> Result<(), EngineError> {
+        // As a check of it would: one that is denied for whom it names may come again under its id, mended.
         let listed = self.inner.book.load().rules(&request.business).is_some();
-        if listed { self.inner.bind(request, self.inner.clock.now()).map(|_| ()) } else { Ok(()) }
+        if listed && reachable(request).is_ok() {
+            self.inner.bind(request, self.inner.clock.now()).map(|_| ())
+        } else {
+            Ok(())
+        }
     }
 
     /// Judges a send.
@@ -209,9 +214,6 @@ impl Inner {
             Err(why) => return Ok(self.denied(request, book, now, None, Reason::InvalidRecipient, || why)),
         };
         let request_key = self.bind(request, now)?;
-        // A retry of a message about consent finds it sent, by itself.
-        let about_again = request.about.is_some()
-            && request_key.is_some_and(|request| self.limiter.is_repeated(request, now));
         let identity = Identity::of(&self.key, &request.business, address);
         let is_catching_up = self.replica.is_catching_up();
         #[cfg(sabotage)]
@@ -223,8 +225,7 @@ impl Inner {
             }));
         }
 
-        let mut context = Context::of(self, request, rules, book, address, &identity);
-        context.about_again = about_again;
+        let context = Context::of(self, request, rules, book, address, &identity);
         let decision = self.serial();
         let admit = |verdict: &Verdict, log: &mut FrequencyLog| {
             let admission = Admission {

@@ -147,7 +147,7 @@ impl Limiter {
         now: Timestamp,
     ) -> Result<Admitted, Denied> {
         if admission.exempt {
-            return Ok(self.admit_exempt(admission, now));
+            return Ok(Admitted::default());
         }
         let now_ns = gcra::nanos(now);
         let enforce = admission.mode == Mode::Enforce;
@@ -248,26 +248,6 @@ impl Limiter {
             self.recent.lock().note(request, admission.decision, &receipt);
         }
         Ok(Admitted { receipt, repeats: None, shadowed })
-    }
-
-    /// Lets pass what no limit applies to. It is noted all the same, so that a retry is known.
-    fn admit_exempt(&self, admission: &Admission<'_>, now: Timestamp) -> Admitted {
-        let Some(request) = admission.request.filter(|_| admission.mode == Mode::Enforce) else {
-            return Admitted::default();
-        };
-        let mut recent = self.recent.lock();
-        if let Some((decision, receipt)) = recent.consumed(request, now) {
-            return Admitted { receipt, repeats: Some(decision), shadowed: Vec::new() };
-        }
-        let receipt = Receipt { request: Some(request.tag()), ..Receipt::default() };
-        recent.note(request, admission.decision, &receipt);
-        Admitted { receipt, ..Admitted::default() }
-    }
-
-    /// Whether a message was admitted under `request` before.
-    #[must_use]
-    pub fn is_repeated(&self, request: RequestKey, now: Timestamp) -> bool {
-        self.recent.lock().consumed(request, now).is_some()
     }
 
     /// Undoes what a failed send consumed of caps and the messaging limit; rates refill by themselves. Giving the

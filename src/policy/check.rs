@@ -40,8 +40,6 @@ pub struct Send<'a> {
     pub content: Content<'a>,
     /// The consent event that the message is about.
     pub about: Option<EventId>,
-    /// The same request was let pass before, so that it is its own message about `about` that was sent.
-    pub about_again: bool,
     /// Whether violations explain themselves.
     pub explain: bool,
 }
@@ -294,7 +292,7 @@ fn allowed_about(
     }
     facts.own.allowances_of(event).copied().find(|allowance| {
         let here = allowance.channel.is_none_or(|channel| channel == send.channel);
-        let is_spent = !send.about_again && facts.usage.is_spent(event, allowance.channel);
+        let is_spent = facts.usage.is_spent(event, allowance.channel);
         let is_due = here && now < allowance.until && !is_spent;
         is_due && stands(allowance, send, facts, known, rules, now)
     })

@@ -114,10 +114,12 @@ impl Inner {
         // Nothing is written there meanwhile.
         let stored = self.stored.lock();
         match self.persons_stored(&stored, shard) {
-            Ok(persons) => {
-                self.note_present(shard, persons.iter());
+            Ok(Some(persons)) => {
+                // A few under one lock: checks of the shard go on. Before it is complete, what is noted says nothing.
+                persons.chunks(PERSONS_PER_LOCK).for_each(|some| self.note_present(shard, some.iter()));
                 self.shards[shard].lock().presence.complete();
             }
+            Ok(None) => self.looked_through.store(shard, Ordering::Relaxed),
             // Whoever reads there meets the same, and says so.
             Err(err) => {
                 tracing::debug!(fault = %err, shard, "a shard of the view could not be looked through");
@@ -131,17 +133,21 @@ impl Inner {
         persons.for_each(|who| presence.note(who));
     }
 
-    fn persons_stored(&self, stored: &Meta, shard: usize) -> Result<Vec<Identifier>, ViewError> {
+    /// Everybody in the store of a shard; `None`: the view closes, or the disk has no space.
+    fn persons_stored(&self, stored: &Meta, shard: usize) -> Result<Option<Vec<Identifier>>, ViewError> {
         let depth = stored.depths[shard];
         let mut persons = Vec::new();
         for number in 0..buckets_of_shard(depth) {
             let mut bucket = Vec::new();
-            self.store.get(&key_at(shard, number, depth), &mut |bytes| bucket.extend_from_slice(bytes))?;
-            if !bucket.is_empty() {
+            let key = key_at(shard, number, depth);
+            if self.store.get(&key, &mut |bytes| bucket.extend_from_slice(bytes))? {
                 persons.extend(parse(&bucket)?.into_iter().map(|(who, _)| who));
             }
+            if (number as usize + 1).is_multiple_of(BUCKETS_PER_BREATH) && !self.breathe(Pace::Gentle) {
+                return Ok(None);
+            }
         }
-        Ok(persons)
+        Ok(Some(persons))
     }
 
     /// Finds out whether there is space to write.

@@ -31,8 +31,6 @@ pub(super) struct Context<'a> {
     pub(super) portfolio_recipient: [u8; 16],
     stale: bool,
     unseen_write: bool,
-    /// The same request was admitted before.
-    pub(super) about_again: bool,
 }
 
 /// Where the person may be.
@@ -110,7 +108,6 @@ impl<'a> Context<'a> {
             portfolio_recipient: inner.portfolio_recipient(rules, address, &identity.own),
             stale,
             unseen_write,
-            about_again: false,
         }
     }
 
@@ -133,7 +130,6 @@ impl<'a> Context<'a> {
             channel: request.channel,
             content,
             about: request.about,
-            about_again: self.about_again,
             explain: request.explain,
         };
         let facts = Facts {

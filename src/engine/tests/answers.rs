@@ -229,20 +229,3 @@ async fn a_question_is_not_asked_where_the_person_said_stop_meanwhile() {
     node.opts_out(node.clock.now(), Source::Caller).await;
     assert_eq!(about(&node, event, Channel::Sms), Some(Reason::OptedOut));
 }
-
-/// The answer was lost on its way; the caller asks again under the same id, and anybody else under another.
-#[tokio::test]
-async fn a_retry_of_a_message_about_consent_is_answered_like_the_first() {
-    let node = Node::open(Replica::alone());
-    let stop = node.engine.handle_inbound(message("STOP", NOON)).await.unwrap();
-    let confirms = |id: &str| {
-        let content = RequestedContent::Message { category: Some(Category::Service), topic: None };
-        let asks = Node::asks(person(), id, Mode::Enforce);
-        node.judge(CheckRequest { about: stop.event, content, ..asks })
-    };
-    assert_eq!(confirms("one"), None);
-    assert_eq!(confirms("two"), Some(Reason::OptedOut), "it is sent once");
-    assert_eq!(confirms("one"), None, "which is the same one");
-    node.clock.advance_ms(5 * MINUTE_MS);
-    assert_eq!(confirms("one"), Some(Reason::OptedOut), "and too late now");
-}

@@ -322,7 +322,6 @@ proptest! {
                 channel,
                 content: Content::Message { category: Some(category), topic },
                 about: None,
-                about_again: false,
         explain: false,
             };
             let facts = Facts {
