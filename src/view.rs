@@ -13,7 +13,8 @@
 //!
 //! A sled insert costs as much as a whole check may, so checks never wait for one: usage goes to the overlay and to a
 //! journal, consent (durable in the ledger already) to the overlay alone. One thread sweeps the overlay: consent into sled, usage
-//! into a log of its own (`usage_log`), which gives some to sled only when its index would grow beyond its bound (`keep`).
+//! into a log of its own (`usage_log`), which gives some to sled only when its index would grow beyond its bound (`keep`). Who is new is told
+//! without a read (`presence`).
 //! The trail of faults that sled 0.34.7 is known for is handled in `store::sled`, `open` and `drain`.
 
 use std::path::Path;
