@@ -25,7 +25,6 @@ use crate::view::View;
 use super::Engine;
 use super::codec;
 use super::record::suppresses;
-use super::token::{Token, Vector};
 
 mod follow;
 mod take_in;
@@ -276,14 +275,11 @@ impl Edge {
         *highest = (*highest).max(numbered.event.sequence);
     }
 
-    /// Whether what was taken in as `number` is applied here under the number that an anchor gave it.
-    fn is_here(&self, number: u64, vector: &Vector) -> bool {
-        match self.underway.lock().get(&number) {
-            Some(underway) => match &*underway.outcome.borrow() {
-                Some(Outcome::Numbered(numbered)) => vector.reaches(Token(Some(numbered.event))),
-                _ => false,
-            },
-            None => !self.arriving.lock().contains_key(&number),
+    /// The number that an anchor gave to what was taken in as `number` and still waits for a majority.
+    fn numbered_as(&self, number: u64) -> Option<EventId> {
+        match &*self.underway.lock().get(&number)?.outcome.borrow() {
+            Some(Outcome::Numbered(numbered)) => Some(numbered.event),
+            _ => None,
         }
     }
 

@@ -363,10 +363,11 @@ impl Inner {
         rules: &Rules,
         now: Timestamp,
     ) -> Result<EventId, EngineError> {
-        // The same failure told again, by whoever names it.
+        // The same failure told again, by whoever names it. At another time the person stopped marketing once more, whatever the name.
         let told = [&report.decision_id, &report.message_id].into_iter().find(|id| !id.is_empty());
-        let request =
-            told.and_then(|id| self.request_mark(about.business.as_str(), &format!("stopped\0{id}"), [0; 8]));
+        let content = report.occurred.map_or([0; 8], |at| at.0.to_le_bytes());
+        let request = told
+            .and_then(|id| self.request_mark(about.business.as_str(), &format!("stopped\0{id}"), content));
         let person = self.view.get(&about.recipient).unwrap_or_default();
         if let Some(taken) = request.and_then(|mark| person.record.taken_as(mark)) {
             return Ok(taken.event);

@@ -44,10 +44,13 @@ impl Inner {
             // By it an anchor knows an item that comes again.
             event.request.get_or_insert(random_mark(edge, self.clock.now().0));
             let provisional = OriginId(edge.identity());
-            // Recorded without what has no number yet, it would come after nothing, and its retry would find it recorded. An opt-out beside it
-            // waits for nothing.
-            let waits_for =
-                held_and_named(event, provisional).find(|id| !edge.is_here(id.sequence, &self.vector));
+            // Recorded without what has no number yet, it would come after nothing, and its retry would find it recorded. What has one, and was
+            // named by it as well, need not be waited for. An opt-out beside it waits for nothing.
+            let named: Vec<EventId> = covers_in(event).flat_map(|covers| covers.named()).collect();
+            let is_named =
+                |it: EventId| named.iter().any(|id| id.origin == it.origin && id.sequence >= it.sequence);
+            let mut held = named.iter().filter(|id| id.origin == provisional);
+            let waits_for = held.find(|id| !edge.numbered_as(id.sequence).is_some_and(is_named)).copied();
             if let Some(held) = waits_for.filter(|_| !priority) {
                 return Err(EngineError::NotHere(held));
             }
@@ -126,11 +129,6 @@ fn random_mark(edge: &Edge, now_ms: i64) -> RequestMark {
     key.copy_from_slice(&bytes[..8]);
     content.copy_from_slice(&bytes[8..]);
     RequestMark { key, content }
-}
-
-/// What `event` comes after of what is held here, under names that no other node knows.
-fn held_and_named(event: &mut ConsentEvent, provisional: OriginId) -> impl Iterator<Item = EventId> {
-    covers_in(event).flat_map(|covers| covers.named()).filter(move |id| id.origin == provisional)
 }
 
 fn covers_in(event: &mut ConsentEvent) -> impl Iterator<Item = &mut Covers> {

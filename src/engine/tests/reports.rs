@@ -53,8 +53,19 @@ async fn a_failure_told_again_stops_no_marketing_that_was_wanted_since() {
     node.record("resumed", Report::Release(resumed), Source::Caller).await;
     node.engine.report_send(failed.clone()).await.unwrap();
     assert!(!marketing_is_stopped(&node));
-    node.engine.report_send(SendReport { message_id: "two".to_owned(), ..failed }).await.unwrap();
-    assert!(marketing_is_stopped(&node));
+    // Another failure has another name, or where its caller names all alike, another time.
+    let at_last = Some(node.clock.now());
+    for again in [
+        SendReport { message_id: "two".to_owned(), ..failed.clone() },
+        SendReport { occurred: at_last, ..failed },
+    ] {
+        let resumed =
+            ReleaseReport::Preference(SenderId::new("Acme").unwrap(), at_last.map(|at| at.minus_ms(1)));
+        node.record(&again.message_id, Report::Release(resumed), Source::Caller).await;
+        node.engine.report_send(again).await.unwrap();
+        assert!(marketing_is_stopped(&node));
+        node.clock.advance_ms(SECOND_MS);
+    }
 }
 
 /// What a PutTemplate said of a pause stays, whenever a failure that it caused is told.

@@ -178,13 +178,12 @@ impl Send {
         });
         answers.collect()
     }
-}
 
-impl Send {
     /// No item consumes before the ids of all are known to be theirs.
     fn bind_all(&self, requests: &[CheckRequest]) -> Result<(), ApiError> {
         let mut faults = Vec::new();
-        for (at, request) in requests.iter().enumerate() {
+        let consuming = requests.iter().enumerate().filter(|(_, request)| request.mode == Mode::Enforce);
+        for (at, request) in consuming {
             match self.engine.bind(request).map_err(ApiError::from) {
                 Ok(()) => {}
                 Err(ApiError::InvalidArgument(of_item)) => {
