@@ -35,6 +35,27 @@ pub struct Options {
     pub seconds: f64,
     /// Where data is kept meanwhile; by default the system's temporary directory.
     pub dir: Option<PathBuf>,
+    /// What is measured besides the import; empty: everything.
+    pub only: Vec<Part>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Checks one by one.
+    Checks,
+    /// Batches of checks.
+    Batches,
+    /// Opt-outs.
+    Records,
+    /// Starts after a kill and without a view.
+    Starts,
+}
+
+impl Options {
+    fn measures(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// Why a bench fails.
@@ -90,6 +111,24 @@ async fn checks(
     Ok(sample)
 }
 
+/// Checks of both sides in turns, both about the same recipients.
+async fn compare_checks(
+    empty: &Child,
+    gate: &Child,
+    callers: Callers,
+    target: Target,
+    options: &Options,
+    span: Duration,
+) -> Result<Rounds, BenchError> {
+    let mut rounds = Rounds::default();
+    for round in 1..=options.rounds {
+        let target = target.in_round(round);
+        let base = checks(empty, callers, target, span).await?;
+        rounds.push(base, checks(gate, callers, target, span).await?);
+    }
+    Ok(rounds)
+}
+
 /// Runs everything and answers the figures.
 ///
 /// # Errors
@@ -119,8 +158,8 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
     note("import_rows_per_second", per_second(options.recipients, begun.elapsed()));
     load::settled(&gate.uds).await?;
 
-    let active = Target { recipients: options.active.min(options.recipients), stored: options.recipients };
-    let uniform = Target { recipients: options.recipients, stored: options.recipients };
+    let uniform = Target { recipients: options.recipients, stored: options.recipients, round: 0 };
+    let active = Target { recipients: options.active.min(options.recipients), ..uniform };
     // A service has been sending to its active recipients for a while.
     for _ in 0..ASKED_BEFORE {
         load::ask_for_all(&gate.uds, active).await?;
@@ -128,46 +167,50 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
     for (load, target) in [("active", active), ("uniform", uniform)] {
         load::checks(&gate.uds, MANY, target, span).await?;
         for (name, callers) in [("128_callers", MANY), ("1_caller", ONE)] {
-            let mut rounds = Rounds::default();
-            for _ in 0..options.rounds {
-                let base = checks(&empty, callers, target, span).await?;
-                rounds.push(base, checks(&gate, callers, target, span).await?);
+            if options.measures(Part::Checks) {
+                let rounds = compare_checks(&empty, &gate, callers, target, options, span).await?;
+                note(&format!("checks_{name}_{load}"), rounds.summary());
             }
-            note(&format!("checks_{name}_{load}"), rounds.summary());
         }
-        let mut rates = Vec::new();
+        if options.measures(Part::Batches) {
+            let mut rates = Vec::new();
+            for round in 1..=options.rounds {
+                let (decisions, took) = load::batches(&gate.uds, target.in_round(round), span).await?;
+                rates.push(decisions as f64 / took.as_secs_f64());
+            }
+            note(&format!("batch_peek_{load}_decisions_per_second"), report::median_and_spread(rates, 0));
+        }
+    }
+    if options.measures(Part::Records) {
+        let mut rounds = Rounds::default();
         for _ in 0..options.rounds {
-            let (decisions, took) = load::batches(&gate.uds, target, span).await?;
-            rates.push(decisions as f64 / took.as_secs_f64());
+            let base = load::records(&empty.uds, RECORDERS, span).await?;
+            rounds.push(base, load::records(&gate.uds, RECORDERS, span).await?);
         }
-        note(&format!("batch_peek_{load}_decisions_per_second"), report::median_and_spread(rates, 0));
+        note("records_64_callers", rounds.summary());
+        for (name, pause) in [("fdatasync_p50_us", Duration::ZERO), ("fdatasync_paced_p50_us", CALLER_PAUSE)]
+        {
+            note(name, json!(load::fdatasync_us(dir, 300, pause).map_err(io("sync a file"))?));
+        }
+        let one: Sample = load::records(&gate.uds, ONE, span).await?;
+        note("records_1_caller_p50_us", json!(one.quantile_us(0.5)));
     }
-
-    let mut rounds = Rounds::default();
-    for _ in 0..options.rounds {
-        let base = load::records(&empty.uds, RECORDERS, span).await?;
-        rounds.push(base, load::records(&gate.uds, RECORDERS, span).await?);
-    }
-    note("records_64_callers", rounds.summary());
-    for (name, pause) in [("fdatasync_p50_us", Duration::ZERO), ("fdatasync_paced_p50_us", CALLER_PAUSE)] {
-        note(name, json!(load::fdatasync_us(dir, 300, pause).map_err(io("sync a file"))?));
-    }
-    let one: Sample = load::records(&gate.uds, ONE, span).await?;
-    note("records_1_caller_p50_us", json!(one.quantile_us(0.5)));
 
     note("rss_after_load_mib", json!(gate.rss_mib()));
     note("rss_peak_mib", json!(gate.rss_peak_mib()));
 
-    gate.kill();
-    let begun = Instant::now();
-    gate = Child::start(Kind::Optgate, dir).await?;
-    note("ready_after_sigkill_ms", json!(begun.elapsed().as_millis()));
-    gate.kill();
-    std::fs::remove_dir_all(dir.join("data/view")).map_err(io("remove the view"))?;
-    let begun = Instant::now();
-    gate = Child::start(Kind::Optgate, dir).await?;
-    note("view_rebuilt_ms", json!(begun.elapsed().as_millis()));
-    note("view_rebuild_rss_peak_mib", json!(gate.rss_peak_mib()));
+    if options.measures(Part::Starts) {
+        gate.kill();
+        let begun = Instant::now();
+        gate = Child::start(Kind::Optgate, dir).await?;
+        note("ready_after_sigkill_ms", json!(begun.elapsed().as_millis()));
+        gate.kill();
+        std::fs::remove_dir_all(dir.join("data/view")).map_err(io("remove the view"))?;
+        let begun = Instant::now();
+        gate = Child::start(Kind::Optgate, dir).await?;
+        note("view_rebuilt_ms", json!(begun.elapsed().as_millis()));
+        note("view_rebuild_rss_peak_mib", json!(gate.rss_peak_mib()));
+    }
     note("recipients", json!(options.recipients));
     drop((gate, empty));
     Ok(Value::Object(figures))

@@ -32,9 +32,16 @@ pub struct Target {
     pub recipients: u64,
     /// How many are stored; those asked for are spread over all of them.
     pub stored: u64,
+    /// Which draw of them: another round's is another, or it would ask for whom the one before has just brought to mind.
+    pub round: u32,
 }
 
 impl Target {
+    /// The same in another round.
+    pub fn in_round(self, round: u32) -> Self {
+        Self { round, ..self }
+    }
+
     /// The number of the recipient `at` a place among those asked for.
     fn number(self, at: u64) -> u64 {
         at * (self.stored / self.recipients.max(1))
@@ -138,6 +145,15 @@ pub fn check_of(recipient: v1::Recipient, peek: bool) -> v1::CheckSendRequest {
 struct Draw(u64);
 
 impl Draw {
+    fn new(caller: u64, round: u32) -> Self {
+        // Mixed, since it never leaves zero and begins alike where it starts alike.
+        let mut seed = (u64::from(round) << 32 | caller).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+            seed = (seed ^ seed >> 30).wrapping_mul(factor);
+        }
+        Self(seed | 1)
+    }
+
     fn next(&mut self, target: Target) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -154,7 +170,7 @@ pub fn failed(status: tonic::Status) -> BenchError {
 /// Runs callers until `span` is over.
 async fn drive<F, Fut>(uds: &Path, callers: Callers, span: Duration, call: F) -> Result<Sample, BenchError>
 where
-    F: Fn(Channel, u64) -> Fut,
+    F: Fn(Channel, u64) -> Fut, // a connection, and which caller it is
     Fut: Future<Output = Result<(u64, Vec<u32>), BenchError>> + Send + 'static,
 {
     let mut tasks = tokio::task::JoinSet::new();
@@ -162,8 +178,7 @@ where
     for connection in 0..callers.connections {
         let channel = connect(uds).await?;
         for caller in 0..callers.per_connection {
-            let seed = 0x9e37_79b9_7f4a_7c15 ^ u64::from(connection * 1_000 + caller + 1);
-            tasks.spawn(call(channel.clone(), seed));
+            tasks.spawn(call(channel.clone(), u64::from(connection * callers.per_connection + caller)));
         }
     }
     let mut sample = Sample::default();
@@ -196,9 +211,9 @@ pub async fn checks(
     span: Duration,
 ) -> Result<Sample, BenchError> {
     let until = Instant::now() + span;
-    drive(uds, callers, span, |channel, seed| async move {
+    drive(uds, callers, span, |channel, caller| async move {
         let mut client = SendServiceClient::new(channel);
-        let mut draw = Draw(seed);
+        let mut draw = Draw::new(caller, target.round);
         let (mut allowed, mut latencies) = (0, Vec::with_capacity(1 << 14));
         while Instant::now() < until {
             let request = check(draw.next(target), false);
@@ -226,9 +241,9 @@ fn batch(numbers: impl Iterator<Item = u64>) -> v1::BatchCheckSendRequest {
 pub async fn batches(uds: &Path, target: Target, span: Duration) -> Result<(u64, Duration), BenchError> {
     let callers = Callers { connections: 2, per_connection: 1 };
     let until = Instant::now() + span;
-    let sample = drive(uds, callers, span, |channel, seed| async move {
+    let sample = drive(uds, callers, span, |channel, caller| async move {
         let mut client = SendServiceClient::new(channel);
-        let mut draw = Draw(seed);
+        let mut draw = Draw::new(caller, target.round);
         let (mut decisions, mut latencies) = (0, Vec::new());
         while Instant::now() < until {
             let request = batch((0..BATCH).map(|_| draw.next(target)));

@@ -29,6 +29,9 @@ pub struct BenchFlags {
     /// Where data is kept meanwhile; the disk under it is what is synced. [default: the temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// What to measure besides the import; may be given several times or as a list. [default: everything]
+    #[arg(long, value_delimiter = ',', conflicts_with = "peers")]
+    only: Vec<bench::Part>,
 }
 
 /// Measures and prints JSON.
@@ -37,7 +40,7 @@ pub fn run(flags: BenchFlags) -> ExitCode {
     if cfg!(debug_assertions) {
         eprintln!("optgate: this is a debug build; its figures mean nothing (cargo run --release -- bench)");
     }
-    let BenchFlags { recipients, active, rounds, seconds, peers, dir } = flags;
+    let BenchFlags { recipients, active, rounds, seconds, peers, dir, only } = flags;
     let options = Options {
         // Numbers have seven free digits.
         recipients: recipients.clamp(1, 9_999_999),
@@ -45,6 +48,7 @@ pub fn run(flags: BenchFlags) -> ExitCode {
         rounds: rounds.clamp(1, 100),
         seconds: seconds.clamp(0.05, 60.0),
         dir,
+        only,
     };
     let figures = match peers {
         None => in_runtime(bench::run(&options)),
