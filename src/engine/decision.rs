@@ -295,6 +295,11 @@ pub struct Decided<'a> {
 pub trait DecisionSink: Send + Sync + 'static {
     /// A decision was made.
     fn decided(&self, decided: &Decided<'_>);
+
+    /// Runs `decide`, which makes many decisions one after the other: what is written of them may be handed over at its end.
+    fn together(&self, decide: &mut dyn FnMut()) {
+        decide();
+    }
 }
 
 /// Nobody listens.

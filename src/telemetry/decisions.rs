@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use metrics::Counter;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::behind::Behind;
 use super::line::write_line;
@@ -20,12 +20,14 @@ use crate::engine::decision::{Decided, DecisionSink};
 use crate::policy::check::Violation;
 use crate::policy::time::{DAY_MS, Timestamp};
 
+mod waiting;
+
+use waiting::{Batch, Waiting};
+
 /// How long a line may wait in memory before it is written to its file.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// How often the writer looks for lines by itself. To wake it for each would cost a check more than all the rest.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What a batch's memory is at most once it was written.
-const BATCH_BYTES_KEPT: usize = 256 * 1024;
+/// So many bytes of lines a thread gathers before it hands them over.
+const GATHERED_BYTES_MAX: usize = 64 * 1024;
 /// Once a day's file has this, another of the same day follows.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -41,100 +43,14 @@ pub struct DecisionLogError {
 pub struct Decisions {
     metrics: Shared,
     log: Option<Log>,
-    dropped: Counter,
 }
 
 struct Log {
     waiting: Arc<Waiting>,
     slow: bool,
+    /// Lines for which there was no room.
+    dropped: Counter,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Lines on their way to the writer.
-struct Waiting {
-    lines: Mutex<Lines>,
-    /// Half of the room is taken, or the log is closing: the writer is to come now.
-    come: Condvar,
-    /// There is room again.
-    room: Condvar,
-    /// How many lines may wait.
-    max: usize,
-}
-
-#[derive(Default)]
-struct Lines {
-    waiting: Batch,
-    closed: bool,
-}
-
-/// Lines one after the other: a check writes its own, which costs it less than to hand its parts to another thread.
-#[derive(Default)]
-struct Batch {
-    text: Vec<u8>,
-    count: usize,
-    /// Where the lines of a day begin: each day has files of its own.
-    days: Vec<(usize, i64)>,
-}
-
-impl Batch {
-    fn push(&mut self, line: &[u8], day: i64) {
-        if self.days.last().is_none_or(|(_, last)| *last != day) {
-            self.days.push((self.text.len(), day));
-        }
-        self.text.extend_from_slice(line);
-        self.count += 1;
-    }
-
-    fn clear(&mut self) {
-        self.text.clear();
-        self.text.shrink_to(BATCH_BYTES_KEPT);
-        self.days.clear();
-        self.count = 0;
-    }
-
-    /// The lines of each day.
-    fn by_day(&self) -> impl Iterator<Item = (i64, &[u8])> {
-        self.days.iter().enumerate().map(|(at, (from, day))| {
-            let to = self.days.get(at + 1).map_or(self.text.len(), |(next, _)| *next);
-            (*day, &self.text[*from..to])
-        })
-    }
-}
-
-impl Waiting {
-    /// Hands a line over; `false` where there is no room for it.
-    fn push(&self, line: &[u8], day: i64, slow: bool) -> bool {
-        let mut lines = self.lines.lock();
-        while slow && lines.waiting.count >= self.max && !lines.closed {
-            self.come.notify_one();
-            self.room.wait(&mut lines);
-        }
-        if lines.closed || lines.waiting.count >= self.max {
-            return false;
-        }
-        lines.waiting.push(line, day);
-        if lines.waiting.count == self.max.div_ceil(2) {
-            self.come.notify_one();
-        }
-        true
-    }
-
-    /// Takes all lines that wait, into `taken`; `false` once the log is closed and empty.
-    fn take(&self, taken: &mut Batch) -> bool {
-        let mut lines = self.lines.lock();
-        if !lines.closed && lines.waiting.count < self.max.div_ceil(2) {
-            self.come.wait_for(&mut lines, LOOK_EVERY);
-        }
-        std::mem::swap(&mut lines.waiting, taken);
-        self.room.notify_all();
-        !(lines.closed && taken.count == 0)
-    }
-
-    fn close(&self) {
-        self.lines.lock().closed = true;
-        self.come.notify_all();
-        self.room.notify_all();
-    }
 }
 
 impl Decisions {
@@ -148,8 +64,8 @@ impl Decisions {
         data_dir: &Path,
     ) -> Result<Arc<Self>, DecisionLogError> {
         let dropped = metrics::counter!("optgate_decision_log_dropped_total");
-        let log = config.map(|config| Log::start(config, data_dir, dropped.clone())).transpose()?;
-        Ok(Arc::new(Self { metrics, log, dropped }))
+        let log = config.map(|config| Log::start(config, data_dir, dropped)).transpose()?;
+        Ok(Arc::new(Self { metrics, log }))
     }
 
     /// Writes what waits and closes the log. Blocking.
@@ -173,21 +89,17 @@ impl Log {
         let failed = |source| DecisionLogError { dir: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(failed)?;
         let keep_ms = i64::try_from(config.keep_ms).unwrap_or(i64::MAX);
-        let mut writer = Writer { dir: dir.clone(), keep_ms, open: None, dropped };
+        let mut writer = Writer { dir: dir.clone(), keep_ms, open: None, dropped: dropped.clone() };
         // Opening a file now shows at the start what would otherwise show at the first decision.
         fs::metadata(&dir).map_err(failed)?;
-        let waiting = Arc::new(Waiting {
-            lines: Mutex::default(),
-            come: Condvar::new(),
-            room: Condvar::new(),
-            max: (config.buffer as usize).max(1),
-        });
+        let waiting = Arc::new(Waiting::new(config.buffer as usize));
         let lines = Arc::clone(&waiting);
         let thread = std::thread::Builder::new()
             .name("decision-log".into())
             .spawn(move || writer.run(&lines))
             .map_err(failed)?;
-        Ok(Self { waiting, slow: config.on_full == OnFull::Slow, writer: Mutex::new(Some(thread)) })
+        let slow = config.on_full == OnFull::Slow;
+        Ok(Self { waiting, slow, dropped, writer: Mutex::new(Some(thread)) })
     }
 }
 
@@ -195,21 +107,78 @@ impl DecisionSink for Decisions {
     fn decided(&self, decided: &Decided<'_>) {
         let reasons = |violations: &'_ [Violation]| violations.first().map(|first| first.reason);
         self.metrics.decision(reasons(decided.violations), decided.shadowed.iter().map(|rule| rule.reason));
-        let Some(log) = &self.log else { return };
-        let written = LINE.with_borrow_mut(|line| {
-            line.clear();
-            write_line(decided, line);
-            log.waiting.push(line, decided.time.0.div_euclid(DAY_MS), log.slow)
-        });
-        if !written {
-            self.dropped.increment(1);
+        if let Some(log) = &self.log {
+            log.write(decided);
+        }
+    }
+
+    fn together(&self, decide: &mut dyn FnMut()) {
+        match &self.log {
+            Some(log) => log.gather(decide),
+            None => decide(),
         }
     }
 }
 
+impl Log {
+    /// Writes a decision's line, and hands it over unless this thread gathers.
+    fn write(&self, decided: &Decided<'_>) {
+        let day = decided.time.0.div_euclid(DAY_MS);
+        OWN.with_borrow_mut(|own| {
+            if own.day != day {
+                self.hand_over(own);
+                own.day = day;
+            }
+            write_line(decided, &mut own.text);
+            own.count += 1;
+            if !own.gathers || own.text.len() >= GATHERED_BYTES_MAX {
+                self.hand_over(own);
+            }
+        });
+    }
+
+    /// Hands over at its end what is written while `decide` runs.
+    fn gather(&self, decide: &mut dyn FnMut()) {
+        /// Also where `decide` panics: a thread that went on gathering would hand nothing over for long.
+        struct Gathering<'a>(&'a Log);
+
+        impl Drop for Gathering<'_> {
+            fn drop(&mut self) {
+                OWN.with_borrow_mut(|own| {
+                    own.gathers = false;
+                    self.0.hand_over(own);
+                });
+            }
+        }
+
+        OWN.with_borrow_mut(|own| own.gathers = true);
+        let _until_the_end = Gathering(self);
+        decide();
+    }
+
+    fn hand_over(&self, own: &mut Own) {
+        if own.count > 0 {
+            let lost = self.waiting.push(&own.text, own.count, own.day, self.slow);
+            if lost > 0 {
+                self.dropped.increment(lost as u64);
+            }
+            own.text.clear();
+            own.count = 0;
+        }
+    }
+}
+
+/// What a thread has written and not handed over: one line, or those of checks that are judged together.
+struct Own {
+    text: Vec<u8>,
+    count: usize,
+    day: i64,
+    gathers: bool,
+}
+
 thread_local! {
-    /// Where a thread writes its line before it hands it over.
-    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static OWN: RefCell<Own> =
+        const { RefCell::new(Own { text: Vec::new(), count: 0, day: 0, gathers: false }) };
 }
 
 struct Writer {
@@ -327,22 +296,6 @@ mod tests {
 
     use super::*;
 
-    fn waiting(max: usize) -> Waiting {
-        Waiting { lines: Mutex::default(), come: Condvar::new(), room: Condvar::new(), max }
-    }
-
-    #[test]
-    fn one_line_more_than_fits_is_lost() {
-        let waiting = waiting(2);
-        assert!(waiting.push(b"1\n", 0, false));
-        assert!(waiting.push(b"2\n", 0, false));
-        assert!(!waiting.push(b"3\n", 0, false));
-        let mut taken = Batch::default();
-        assert!(waiting.take(&mut taken));
-        assert_eq!((taken.count, taken.text.as_slice()), (2, &b"1\n2\n"[..]));
-        assert!(waiting.push(b"4\n", 0, false));
-    }
-
     /// The first day's file takes no byte, the second's all: `/dev/full` is a disk without room.
     #[test]
     fn lines_that_could_not_be_written_are_counted() {
@@ -352,9 +305,9 @@ mod tests {
         let full = dir.path().join("decisions-2026-01-05.0.jsonl");
         std::os::unix::fs::symlink("/dev/full", full).expect("a link");
         let day = Timestamp(1_767_614_400_000).0.div_euclid(DAY_MS);
-        let waiting = waiting(8);
+        let waiting = Waiting::new(8);
         for (line, day) in [(&b"1\n"[..], day), (b"2\n", day), (b"3\n", day + 1), (b"4\n", day)] {
-            assert!(waiting.push(line, day, false));
+            assert_eq!(waiting.push(line, 1, day, false), 0);
         }
         waiting.close();
         let mut writer = Writer { dir: dir.path().to_owned(), keep_ms: DAY_MS, open: None, dropped };
@@ -364,37 +317,58 @@ mod tests {
         assert_eq!(next.expect("the next day's file"), "3\n");
     }
 
-    #[test]
-    fn where_slowing_is_configured_a_full_log_waits_for_its_writer() {
-        let waiting = waiting(1);
-        let written = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                let (mut taken, mut written) = (Batch::default(), 0);
-                while waiting.take(&mut taken) {
-                    written += taken.count;
-                    taken.clear();
-                }
-                written
-            });
-            for number in 0..100 {
-                assert!(waiting.push(&[number], 0, true));
-            }
-            waiting.close();
-            writer.join().expect("the writer ends")
-        });
-        assert_eq!(written, 100);
-        assert!(!waiting.push(b"1\n", 0, true));
+    fn decided() -> Decided<'static> {
+        Decided {
+            time: Timestamp(1_767_614_400_000),
+            business: "acme",
+            sender: "555",
+            recipient: None,
+            channel: None,
+            category: None,
+            violations: &[],
+            shadowed: &[],
+            basis: &[],
+            peek: true,
+            degraded: false,
+            rules_version: "v",
+            decision: "",
+        }
+    }
+
+    fn log(max: usize) -> Log {
+        let (waiting, dropped) = (Arc::new(Waiting::new(max)), Counter::noop());
+        Log { waiting, slow: false, dropped, writer: Mutex::new(None) }
+    }
+
+    fn waiting_in(log: &Log) -> usize {
+        let mut taken = Batch::default();
+        log.waiting.close();
+        log.waiting.take(&mut taken);
+        taken.by_day().map(|(_, text)| lines(text) as usize).sum()
     }
 
     #[test]
-    fn each_day_gets_its_own_lines() {
-        let mut batch = Batch::default();
-        for (line, day) in [(b"a", 1), (b"b", 1), (b"c", 2), (b"d", 1)] {
-            batch.push(line, day);
-        }
-        let days: Vec<_> = batch.by_day().collect();
-        assert_eq!(days, [(1, &b"ab"[..]), (2, b"c"), (1, b"d")]);
-        batch.clear();
-        assert_eq!((batch.count, batch.by_day().count()), (0, 0));
+    fn what_is_decided_together_is_handed_over_at_the_end_even_of_a_panic() {
+        let whole = log(10_000);
+        whole.gather(&mut || {
+            for _ in 0..1_000 {
+                whole.write(&decided());
+            }
+            // It gathers in memory that has a bound.
+            assert!(OWN.with_borrow(|own| own.count > 0 && own.text.len() < GATHERED_BYTES_MAX));
+        });
+        whole.write(&decided());
+        assert_eq!(waiting_in(&whole), 1_001);
+
+        let broken = log(10_000);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            broken.gather(&mut || {
+                broken.write(&decided());
+                panic!("in the middle");
+            });
+        }));
+        assert!(panicked.is_err());
+        broken.write(&decided());
+        assert_eq!(waiting_in(&broken), 2);
     }
 }
