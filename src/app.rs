@@ -156,6 +156,7 @@ pub async fn run(sources: Sources, config: Config, telemetry: &Telemetry) -> Res
     let routes = Routes::new()
         .send(send::Send::new(engine.clone()))
         .checks_now(send::Send::new(engine.clone()))
+        .batches(send::Send::new(engine.clone()))
         .consent(consent::Consent::new(engine.clone(), lifecycle.end_streams.clone()))
         .inbound(inbound::Inbound::new(engine.clone()))
         .admin(admin::Admin::new(engine.clone(), readiness.clone(), host, engine.run_name()))

@@ -270,16 +270,6 @@ impl Engine {
         self.inner.run.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The opt-out instructions to include where they are due.
-    #[must_use]
-    pub fn instructions(&self, business: &str) -> String {
-        let book = self.inner.book();
-        match book.rules(business).and_then(|rules| rules.display_name.as_deref()) {
-            Some(name) => format!("Reply STOP to end messages from {name}."),
-            None => "Reply STOP to end messages.".to_owned(),
-        }
-    }
-
     /// The engine's clock.
     #[must_use]
     pub fn now(&self) -> crate::policy::time::Timestamp {

@@ -3,6 +3,7 @@
 //! Knows tonic and h2; decides nothing. `connection` speaks HTTP/2, [`stack`] surrounds every call, [`routes`] leads it to its
 //! service, [`status`] is the one table of errors, [`server`] accepts connections and stops in good order.
 
+mod as_bytes;
 mod connection;
 pub mod convert;
 mod gathered;

@@ -454,6 +454,17 @@ impl View {
         self.inner.registry.sender(business, sender)
     }
 
+    /// A template, by name and language, and a sender's state in one look: every check asks for both.
+    #[must_use]
+    pub fn template_and_sender(
+        &self,
+        business: &str,
+        template: Option<(&str, &str)>,
+        sender: &str,
+    ) -> (Option<Arc<TemplateEntry>>, Option<Arc<SenderEntry>>) {
+        self.inner.registry.template_and_sender(business, template, sender)
+    }
+
     /// The templates of `business`, by name and language.
     #[must_use]
     pub fn templates(&self, business: &str) -> Vec<Arc<TemplateEntry>> {

@@ -17,19 +17,30 @@ type Seeds = HashMap<String, Vec<Arc<TemplateEntry>>>;
 #[derive(Clone, Debug)]
 pub struct Book {
     rules: RuleBook,
-    seeds: HashMap<BusinessId, Seeds>,
+    businesses: HashMap<BusinessId, Derived>,
+    /// Of businesses that are not configured.
+    instructions: String,
+}
+
+/// What is derived for a business that is configured.
+#[derive(Clone, Debug)]
+struct Derived {
+    seeds: Seeds,
+    instructions: String,
 }
 
 impl Book {
     /// Derives what is needed from `rules`.
     #[must_use]
     pub fn new(rules: RuleBook) -> Self {
-        let seeds = rules
-            .businesses
-            .iter()
-            .map(|(business, rules)| (business.clone(), seeds_of(business, rules)))
-            .collect();
-        Self { rules, seeds }
+        let derived = |business: &BusinessId, rules: &Rules| Derived {
+            seeds: seeds_of(business, rules),
+            instructions: instructions_of(rules),
+        };
+        let businesses = rules.businesses.iter();
+        let businesses = businesses.map(|(id, rules)| (id.clone(), derived(id, rules))).collect();
+        let instructions = instructions_of(&rules.defaults);
+        Self { rules, businesses, instructions }
     }
 
     /// The rules of `business`; `None` where businesses are configured and this is not one.
@@ -59,12 +70,26 @@ impl Book {
     /// A template that configuration knows, until the registry learns better.
     #[must_use]
     pub fn seed(&self, business: &str, name: &str, language: &str) -> Option<&Arc<TemplateEntry>> {
-        self.seeds.get(business)?.get(name)?.iter().find(|seed| seed.language == language)
+        let seeds = self.businesses.get(business)?.seeds.get(name)?;
+        seeds.iter().find(|seed| seed.language == language)
     }
 
     /// All templates that configuration knows of `business`.
     pub fn seeds(&self, business: &str) -> impl Iterator<Item = &Arc<TemplateEntry>> {
-        self.seeds.get(business).into_iter().flat_map(HashMap::values).flatten()
+        self.businesses.get(business).into_iter().flat_map(|known| known.seeds.values()).flatten()
+    }
+
+    /// How messages of `business` tell people to opt out, where they must.
+    #[must_use]
+    pub fn instructions(&self, business: &str) -> &str {
+        self.businesses.get(business).map_or(&self.instructions, |known| &known.instructions)
+    }
+}
+
+fn instructions_of(rules: &Rules) -> String {
+    match &rules.display_name {
+        Some(name) => format!("Reply STOP to end messages from {name}."),
+        None => "Reply STOP to end messages.".to_owned(),
     }
 }
 

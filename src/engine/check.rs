@@ -1,6 +1,5 @@
 //! `CheckSend`: policy first, limits last, consumed under the person's lock or not at all.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,17 +14,18 @@ use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, Channel, Reason};
 use crate::view::{Person, Touched};
 
-use super::book::Book;
 use super::decision::{Decided, Sealing};
 use super::error::EngineError;
 use super::people::{self, Identity, Others};
 use super::token::Token;
 use super::usage::Sent;
-use super::{Engine, Inner, Phase};
+use super::{Engine, Inner};
 
 mod context;
+mod glance;
 
 use context::Context;
+use glance::Glance;
 
 /// Whether a check consumes limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,8 @@ pub struct CheckAnswer {
     pub retry_after_ms: Option<i64>,
     /// When it was judged.
     pub now: Timestamp,
-    /// Whether opt-out instructions are due.
-    pub owes_instructions: bool,
+    /// The opt-out instructions to include, where they are due.
+    pub instructions: Option<String>,
     /// The sealed id; empty for a denial and for what was only asked.
     pub decision_id: String,
     /// The category it was judged as, where it came to that.
@@ -104,11 +104,11 @@ pub struct CheckAnswer {
     /// The events that decided.
     pub basis: Vec<EventId>,
     /// The version of the rules.
-    pub rules_version: Arc<str>,
+    pub rules_version: String,
     /// Until when an ALLOW may be acted on.
     pub valid_until: Option<Timestamp>,
-    /// The token of what was known.
-    pub as_of: Arc<str>,
+    /// The token of what was known; more may have been.
+    pub as_of: String,
     /// Whether it passed although something could not be known.
     pub degraded: bool,
 }
@@ -155,8 +155,27 @@ impl Engine {
     /// # Errors
     /// Only for a request id used with other content; everything else is a denial.
     pub fn check(&self, request: &CheckRequest) -> Result<CheckAnswer, EngineError> {
-        let book = self.inner.book.load();
-        self.inner.check(request, &book)
+        self.inner.check(request, &Glance::at(&self.inner))
+    }
+
+    /// Judges sends one after the other, all by the rules that are in force now, and gives each answer to `each`.
+    ///
+    /// # Errors
+    /// As [`Engine::check`]; sends before the one at fault were judged.
+    pub fn check_each(
+        &self,
+        requests: &[CheckRequest],
+        mut each: impl FnMut(CheckAnswer),
+    ) -> Result<(), EngineError> {
+        let mut judged = Ok(());
+        self.inner.sink.together(&mut || {
+            let glance = Glance::at(&self.inner);
+            judged = requests.iter().try_for_each(|request| {
+                each(self.inner.check(request, &glance)?);
+                Ok(())
+            });
+        });
+        judged
     }
 }
 
@@ -202,31 +221,32 @@ enum LimitAnswer {
 }
 
 impl Inner {
-    fn check(&self, request: &CheckRequest, book: &Arc<Book>) -> Result<CheckAnswer, EngineError> {
+    fn check(&self, request: &CheckRequest, glance: &Glance) -> Result<CheckAnswer, EngineError> {
         let now = self.clock.now();
-        let Some(rules) = book.rules(&request.business) else {
-            return Ok(self.denied(request, book, now, None, Reason::UnknownBusiness, || {
+        let Some(rules) = glance.book.rules(&request.business) else {
+            return Ok(self.denied(request, glance, now, None, Reason::UnknownBusiness, || {
                 "the business is not configured here; add it under `businesses`".into()
             }));
         };
         let address = match reachable(request) {
             Ok(address) => address,
-            Err(why) => return Ok(self.denied(request, book, now, None, Reason::InvalidRecipient, || why)),
+            Err(why) => return Ok(self.denied(request, glance, now, None, Reason::InvalidRecipient, || why)),
         };
         let request_key = self.bind(request, now)?;
         let identity = Identity::of(&self.key, &request.business, address);
         let is_catching_up = self.replica.is_catching_up();
         #[cfg(sabotage)]
         let is_catching_up = is_catching_up && !crate::sabotage::is("backlog-ignored");
-        if *self.phase.borrow() != Phase::Serving || self.is_behind() || is_catching_up {
+        if !glance.serving || self.is_behind() || is_catching_up {
             let own = Some(identity.own);
-            return Ok(self.denied(request, book, now, own, Reason::Unavailable, || {
+            return Ok(self.denied(request, glance, now, own, Reason::Unavailable, || {
                 "the sidecar does not have every consent at hand; see its readiness".into()
             }));
         }
 
-        let context = Context::of(self, request, rules, book, address, &identity);
-        let decision = self.serial();
+        let context = Context::of(self, request, rules, &glance.book, address, &identity);
+        // What was only asked leaves nothing that would need a name.
+        let decision = if request.mode == Mode::Enforce { self.serial() } else { [0; 16] };
         let admit = |verdict: &Verdict, log: &mut FrequencyLog| {
             let admission = Admission {
                 business: &request.business,
@@ -254,10 +274,10 @@ impl Inner {
             Err(error) => {
                 tracing::warn!(%error, "a person's record cannot be read; the send is denied");
                 let own = Some(identity.own);
-                return Ok(self.denied(request, book, now, own, Reason::Unavailable, || error.to_string()));
+                return Ok(self.denied(request, glance, now, own, Reason::Unavailable, || error.to_string()));
             }
         };
-        Ok(self.answer_check(request, book, &identity, &context, judged, now))
+        Ok(self.answer_check(request, glance, &identity, &context, judged, now))
     }
 
     /// What a request that consumes is known by when it comes again.
@@ -366,7 +386,7 @@ impl Inner {
     fn answer_check(
         &self,
         request: &CheckRequest,
-        book: &Book,
+        glance: &Glance,
         identity: &Identity,
         context: &Context<'_>,
         judged: Judged,
@@ -417,13 +437,14 @@ impl Inner {
             violations,
             shadowed,
             now,
-            owes_instructions: allows && verdict.owes_instructions,
+            instructions: (allows && verdict.owes_instructions)
+                .then(|| glance.book.instructions(&request.business).to_owned()),
             decision_id: sealing.map_or_else(String::new, |sealing| sealing.seal(&self.key)),
             category: Some(verdict.category),
             basis: verdict.basis,
-            rules_version: Arc::clone(&book.all().version),
+            rules_version: glance.book.version().to_owned(),
             valid_until: allows.then_some(verdict.valid_until),
-            as_of: self.vector.token(),
+            as_of: glance.as_of.to_string(),
             degraded: verdict.degraded,
         };
         self.note(request, &answer, Some(identity.own));
@@ -434,7 +455,7 @@ impl Inner {
     fn denied(
         &self,
         request: &CheckRequest,
-        book: &Book,
+        glance: &Glance,
         now: Timestamp,
         recipient: Option<Identifier>,
         reason: Reason,
@@ -446,13 +467,13 @@ impl Inner {
             shadowed: Vec::new(),
             retry_after_ms: None,
             now,
-            owes_instructions: false,
+            instructions: None,
             decision_id: String::new(),
             category: None,
             basis: Vec::new(),
-            rules_version: Arc::clone(&book.all().version),
+            rules_version: glance.book.version().to_owned(),
             valid_until: None,
-            as_of: self.vector.token(),
+            as_of: glance.as_of.to_string(),
             degraded: false,
         };
         self.note(request, &answer, recipient);

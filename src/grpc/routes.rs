@@ -6,13 +6,15 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::codegen::{BoxFuture, Service};
-use tonic::server::NamedService;
+use tonic::metadata::MetadataMap;
+use tonic::server::{Grpc, NamedService};
 
 use bytes::{Bytes, BytesMut};
 use tonic::Status;
 
+use super::as_bytes::AsBytes;
 use super::connection::RequestBody;
-use super::method::Owner;
+use super::method::{Group, Method, Owner};
 use crate::pb::v1::admin_service_server::{AdminService, AdminServiceServer};
 use crate::pb::v1::consent_service_server::{ConsentService, ConsentServiceServer};
 use crate::pb::v1::inbound_service_server::{InboundService, InboundServiceServer};
@@ -53,11 +55,45 @@ pub trait AnswersNow: Send + Sync + 'static {
     fn answer(&self, message: Bytes, out: &mut BytesMut) -> Result<bool, Status>;
 }
 
+/// Answers a message with an encoded one: for answers of which it costs much to have all in memory as messages.
+pub trait AnswersEncoded: Clone + Send + Sync + 'static {
+    /// The parts of the answer's message, one after the other.
+    ///
+    /// # Errors
+    /// What the caller is told instead.
+    fn answer(
+        &self,
+        message: Bytes,
+        metadata: &MetadataMap,
+    ) -> impl Future<Output = Result<Vec<Bytes>, Status>> + Send;
+}
+
+/// Such a service as tonic serves it.
+struct Encoded<S>(S);
+
+impl<S: AnswersEncoded> Answers for Encoded<S> {
+    fn answer(&self, request: Request<RequestBody>) -> Answer {
+        let service = self.0.clone();
+        let answer = tower::service_fn(move |request: tonic::Request<Bytes>| {
+            let service = service.clone();
+            async move {
+                let (metadata, _, message) = request.into_parts();
+                service.answer(message, &metadata).await.map(tonic::Response::new)
+            }
+        });
+        Box::pin(async move {
+            let grpc = Grpc::new(AsBytes).accept_compressed(Gzip);
+            Ok(grpc.max_decoding_message_size(MESSAGE_BYTES_MAX).unary(answer, request).await)
+        })
+    }
+}
+
 /// The services of one listener. A service that was not added answers UNIMPLEMENTED.
 #[derive(Default)]
 pub struct Routes {
     own: [Option<Box<dyn Answers>>; Owner::COUNT],
     checks: Option<Box<dyn AnswersNow>>,
+    batches: Option<Box<dyn Answers>>,
     others: tonic::service::Routes,
 }
 
@@ -81,6 +117,13 @@ impl Routes {
     #[must_use]
     pub fn checks_now(mut self, checks: impl AnswersNow) -> Self {
         self.checks = Some(Box::new(checks));
+        self
+    }
+
+    /// Adds a way to answer `BatchCheckSend` with what is encoded already.
+    #[must_use]
+    pub fn batches(mut self, batches: impl AnswersEncoded) -> Self {
+        self.batches = Some(Box::new(Encoded(batches)));
         self
     }
 
@@ -138,8 +181,11 @@ impl Routes {
         self
     }
 
-    pub(crate) fn call(&self, owner: Owner, request: Request<RequestBody>) -> Answer {
-        match self.own.get(owner as usize) {
+    pub(crate) fn call(&self, method: &Method, request: Request<RequestBody>) -> Answer {
+        if let Some(batches) = self.batches.as_ref().filter(|_| method.group == Group::Batches) {
+            return batches.answer(request);
+        }
+        match self.own.get(method.owner as usize) {
             Some(Some(service)) => service.answer(request),
             _ => Box::pin(self.others.clone().call(request)),
         }

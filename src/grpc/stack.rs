@@ -223,7 +223,7 @@ impl<O: Observer> Stack<O> {
         };
         let limit = time_for(method, request.headers());
         let cut = method.is_long().then(|| self.cut.clone());
-        let answer = self.routes.call(method.owner, request);
+        let answer = self.routes.call(method, request);
         Call { state: State::Running(answer), observed, place: Some(place), time: None, limit, cut }
     }
 }

@@ -169,6 +169,19 @@ impl Registry {
         self.inner.read().businesses.get(business)?.senders.get(sender).cloned()
     }
 
+    pub fn template_and_sender(
+        &self,
+        business: &str,
+        template: Option<(&str, &str)>,
+        sender: &str,
+    ) -> (Option<Arc<TemplateEntry>>, Option<Arc<SenderEntry>>) {
+        let inner = self.inner.read();
+        let Some(known) = inner.businesses.get(business) else { return (None, None) };
+        let template =
+            template.and_then(|(name, language)| known.templates.get(name)?.get(language).cloned());
+        (template, known.senders.get(sender).cloned())
+    }
+
     pub fn templates(&self, business: &str) -> Vec<Arc<TemplateEntry>> {
         let inner = self.inner.read();
         let names = inner.businesses.get(business).into_iter().flat_map(|known| known.templates.values());

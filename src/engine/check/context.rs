@@ -22,6 +22,8 @@ use super::{CheckRequest, RequestedContent};
 /// What a check needs besides the person.
 pub(super) struct Context<'a> {
     template: Option<Arc<TemplateEntry>>,
+    /// As configuration knows it, where nothing else does.
+    seed: Option<&'a TemplateEntry>,
     pub(super) template_key: Option<(&'a str, Cow<'a, str>)>,
     sender: Option<Arc<SenderEntry>>,
     pub(super) quality: Quality,
@@ -71,7 +73,7 @@ impl<'a> Context<'a> {
         inner: &Inner,
         request: &'a CheckRequest,
         rules: &Rules,
-        book: &Book,
+        book: &'a Book,
         address: &Address,
         identity: &Identity,
     ) -> Self {
@@ -82,12 +84,10 @@ impl<'a> Context<'a> {
             RequestedContent::Template { name, language } => Some((name.as_str(), normal_language(language))),
             RequestedContent::Message { .. } => None,
         };
-        let template = template_key.as_ref().and_then(|(name, language)| {
-            inner
-                .view
-                .template(business, name, language)
-                .or_else(|| book.seed(business, name, language).cloned())
-        });
+        let asked = template_key.as_ref().map(|(name, language)| (*name, &**language));
+        let (template, sender) = inner.view.template_and_sender(business, asked, &request.sender);
+        let seed = asked.filter(|_| template.is_none());
+        let seed = seed.and_then(|(name, language)| book.seed(business, name, language));
         let limits = rules.limits.get(&request.channel).copied().unwrap_or_default();
         let stale = inner.replica.is_stale(inner.clock.mono_ms());
         #[cfg(sabotage)]
@@ -95,8 +95,9 @@ impl<'a> Context<'a> {
         let asks_region = !rules.region_blocks.is_empty();
         Self {
             template,
+            seed: seed.map(|seed| &**seed),
             template_key,
-            sender: inner.view.sender(business, &request.sender),
+            sender,
             quality: if limits.business_per_hour.is_some() {
                 inner.worst_quality(business)
             } else {
@@ -136,7 +137,7 @@ impl<'a> Context<'a> {
             own: &person.record,
             usage: &person.usage,
             others,
-            template: self.template.as_deref(),
+            template: self.template.as_deref().or(self.seed),
             sender: self.sender.as_deref(),
             region: self.region,
             zones: self.zones.as_slice(),

@@ -2,6 +2,8 @@
 
 use std::hash::{Hash, Hasher};
 
+use bytes::{BufMut as _, BytesMut};
+use prost::Message as _;
 use rustc_hash::FxHasher;
 
 use crate::address;
@@ -138,7 +140,6 @@ fn read_content(
 
 /// Everything but the request id; of addresses only a hash is made, which never leaves this process.
 fn content_hash(request: &v1::CheckSendRequest) -> u64 {
-    use prost::Message as _;
     use v1::recipient::Address as Given;
     let mut hasher = FxHasher::default();
     (&request.business_id, &request.sender_id, request.channel, request.mode).hash(&mut hasher);
@@ -200,15 +201,15 @@ pub fn with_defaults(
     }
 }
 
-/// Writes an answer. `instructions` is what to include where opt-out instructions are due.
+/// Writes an answer.
 #[must_use]
-pub fn check_response(answer: CheckAnswer, instructions: impl FnOnce() -> String) -> v1::CheckSendResponse {
+pub fn check_response(answer: CheckAnswer) -> v1::CheckSendResponse {
     let CheckAnswer {
         violations,
         shadowed,
         retry_after_ms,
         now,
-        owes_instructions,
+        instructions,
         decision_id,
         category,
         basis,
@@ -220,14 +221,8 @@ pub fn check_response(answer: CheckAnswer, instructions: impl FnOnce() -> String
     let decision = if violations.is_empty() { v1::Decision::Allow } else { v1::Decision::Deny };
     let reason =
         violations.first().map_or(v1::Reason::Unspecified, |violation| words::pb_reason(violation.reason));
-    let obligations = if owes_instructions {
-        vec![v1::DueObligation {
-            kind: v1::Obligation::IncludeOptOutInstructions.into(),
-            text: instructions(),
-        }]
-    } else {
-        Vec::new()
-    };
+    let kind = v1::Obligation::IncludeOptOutInstructions.into();
+    let obligations = instructions.map(|text| v1::DueObligation { kind, text }).into_iter().collect();
     v1::CheckSendResponse {
         decision: decision.into(),
         reason: reason.into(),
@@ -237,12 +232,25 @@ pub fn check_response(answer: CheckAnswer, instructions: impl FnOnce() -> String
         decision_id,
         category: category.map_or(v1::Category::Unspecified, words::pb_category).into(),
         basis: pb_event_ids(&basis),
-        rules_version: rules_version.to_string(),
+        rules_version,
         valid_until: valid_until.map(pb_timestamp),
-        as_of: as_of.to_string(),
+        as_of,
         degraded,
         shadow_violations: shadowed.into_iter().map(|violation| pb_violation(violation, now)).collect(),
     }
+}
+
+/// The key of `BatchCheckSendResponse.results` on the wire: field 1, with its length before it.
+const RESULTS_KEY: u8 = 1 << 3 | 2;
+
+/// Appends an answer as one of `BatchCheckSendResponse.results`. A batch's answers are encoded one by one: as messages all of them
+/// would be in memory at once, in many pieces that another thread has to free.
+///
+/// # Errors
+/// None while there is memory.
+pub fn put_result(out: &mut BytesMut, answer: &v1::CheckSendResponse) -> Result<(), ApiError> {
+    out.put_u8(RESULTS_KEY);
+    answer.encode_length_delimited(out).map_err(|_| ApiError::Internal)
 }
 
 fn pb_violation(violation: Violation, now: Timestamp) -> v1::Violation {
@@ -336,6 +344,21 @@ mod tests {
             outcome: v1::SendOutcome::Failed.into(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn results_one_by_one_are_the_message_with_all() {
+        let answer = |id: &str| v1::CheckSendResponse {
+            decision_id: id.into(),
+            violations: vec![v1::Violation::default(); 3],
+            ..Default::default()
+        };
+        let results = vec![answer("a"), v1::CheckSendResponse::default(), answer(&"b".repeat(300))];
+        let mut out = BytesMut::new();
+        for result in &results {
+            put_result(&mut out, result).expect("room");
+        }
+        assert_eq!(out.freeze(), v1::BatchCheckSendResponse { results }.encode_to_vec());
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub fn compare(answer: &CheckAnswer, expected: &str) -> Result<(), String> {
             .chain(answer.violations.iter().map(|violation| violation.reason.word().to_owned()))
             .collect()
     };
-    if answer.owes_instructions {
+    if answer.instructions.is_some() {
         got.push("+instructions".into());
     }
     let mut shown = got.join(" ");
