@@ -117,12 +117,13 @@ async fn compare_checks(
     gate: &Child,
     callers: Callers,
     target: Target,
+    draws: &mut std::ops::RangeFrom<u32>,
     options: &Options,
     span: Duration,
 ) -> Result<Rounds, BenchError> {
     let mut rounds = Rounds::default();
-    for round in 1..=options.rounds {
-        let target = target.in_round(round);
+    for draw in draws.take(options.rounds as usize) {
+        let target = target.drawn(draw);
         let base = checks(empty, callers, target, span).await?;
         rounds.push(base, checks(gate, callers, target, span).await?);
     }
@@ -158,7 +159,9 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
     note("import_rows_per_second", per_second(options.recipients, begun.elapsed()));
     load::settled(&gate.uds).await?;
 
-    let uniform = Target { recipients: options.recipients, stored: options.recipients, round: 0 };
+    let uniform = Target { recipients: options.recipients, stored: options.recipients, draw: 0 };
+    // No measurement asks for whom another has just brought to mind.
+    let mut draws = 1..;
     let active = Target { recipients: options.active.min(options.recipients), ..uniform };
     // A service has been sending to its active recipients for a while.
     for _ in 0..ASKED_BEFORE {
@@ -168,14 +171,15 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
         load::checks(&gate.uds, MANY, target, span).await?;
         for (name, callers) in [("128_callers", MANY), ("1_caller", ONE)] {
             if options.measures(Part::Checks) {
-                let rounds = compare_checks(&empty, &gate, callers, target, options, span).await?;
+                let rounds =
+                    compare_checks(&empty, &gate, callers, target, &mut draws, options, span).await?;
                 note(&format!("checks_{name}_{load}"), rounds.summary());
             }
         }
         if options.measures(Part::Batches) {
             let mut rates = Vec::new();
-            for round in 1..=options.rounds {
-                let (decisions, took) = load::batches(&gate.uds, target.in_round(round), span).await?;
+            for draw in draws.by_ref().take(options.rounds as usize) {
+                let (decisions, took) = load::batches(&gate.uds, target.drawn(draw), span).await?;
                 rates.push(decisions as f64 / took.as_secs_f64());
             }
             note(&format!("batch_peek_{load}_decisions_per_second"), report::median_and_spread(rates, 0));

@@ -252,7 +252,7 @@ impl Engine {
 
     /// The token of everything applied here.
     #[must_use]
-    pub fn as_of(&self) -> Arc<str> {
+    pub fn as_of(&self) -> String {
         self.inner.vector.token()
     }
 

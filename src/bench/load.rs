@@ -32,14 +32,14 @@ pub struct Target {
     pub recipients: u64,
     /// How many are stored; those asked for are spread over all of them.
     pub stored: u64,
-    /// Which draw of them: another round's is another, or it would ask for whom the one before has just brought to mind.
-    pub round: u32,
+    /// Which draw of them: that of another measurement is another, or it would ask for whom the one before has just brought to mind.
+    pub draw: u32,
 }
 
 impl Target {
-    /// The same in another round.
-    pub fn in_round(self, round: u32) -> Self {
-        Self { round, ..self }
+    /// Another draw of the same.
+    pub fn drawn(self, draw: u32) -> Self {
+        Self { draw, ..self }
     }
 
     /// The number of the recipient `at` a place among those asked for.
@@ -145,9 +145,9 @@ pub fn check_of(recipient: v1::Recipient, peek: bool) -> v1::CheckSendRequest {
 struct Draw(u64);
 
 impl Draw {
-    fn new(caller: u64, round: u32) -> Self {
+    fn new(caller: u64, draw: u32) -> Self {
         // Mixed, since it never leaves zero and begins alike where it starts alike.
-        let mut seed = (u64::from(round) << 32 | caller).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut seed = (u64::from(draw) << 32 | caller).wrapping_add(0x9e37_79b9_7f4a_7c15);
         for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
             seed = (seed ^ seed >> 30).wrapping_mul(factor);
         }
@@ -213,7 +213,7 @@ pub async fn checks(
     let until = Instant::now() + span;
     drive(uds, callers, span, |channel, caller| async move {
         let mut client = SendServiceClient::new(channel);
-        let mut draw = Draw::new(caller, target.round);
+        let mut draw = Draw::new(caller, target.draw);
         let (mut allowed, mut latencies) = (0, Vec::with_capacity(1 << 14));
         while Instant::now() < until {
             let request = check(draw.next(target), false);
@@ -243,7 +243,7 @@ pub async fn batches(uds: &Path, target: Target, span: Duration) -> Result<(u64,
     let until = Instant::now() + span;
     let sample = drive(uds, callers, span, |channel, caller| async move {
         let mut client = SendServiceClient::new(channel);
-        let mut draw = Draw::new(caller, target.round);
+        let mut draw = Draw::new(caller, target.draw);
         let (mut decisions, mut latencies) = (0, Vec::new());
         while Instant::now() < until {
             let request = batch((0..BATCH).map(|_| draw.next(target)));

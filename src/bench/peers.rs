@@ -117,13 +117,13 @@ async fn measure(options: &Options, dir: &Path, nodes: usize) -> Result<Value, B
     for node in cluster.nodes.iter().chain([&alone]) {
         load::settled(&node.uds).await?;
     }
-    let active = Target { recipients: options.active.min(count), stored: count, round: 0 };
+    let active = Target { recipients: options.active.min(count), stored: count, draw: 0 };
     let (mut without, mut with) = (Vec::new(), Vec::new());
     load::checks(&alone.uds, MANY, active, span).await?;
     load::checks(cluster.uds(0), MANY, active, span).await?;
     let recording = record_at_rate(cluster.uds(1), RECORDS_PER_SECOND);
     for round in 1..=options.rounds {
-        let active = active.in_round(round);
+        let active = active.drawn(round);
         without.push(load::checks(&alone.uds, MANY, active, span).await?.rate());
         with.push(load::checks(cluster.uds(0), MANY, active, span).await?.rate());
     }

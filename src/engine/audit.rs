@@ -60,7 +60,7 @@ pub struct ConsentView {
     /// When this was so.
     pub now: Timestamp,
     /// The token of what was known.
-    pub as_of: Arc<str>,
+    pub as_of: String,
     /// Whether a write that the caller insists on has not arrived.
     pub stale: bool,
 }

@@ -107,7 +107,7 @@ pub struct CheckAnswer {
     pub rules_version: String,
     /// Until when an ALLOW may be acted on.
     pub valid_until: Option<Timestamp>,
-    /// The token of what was known; more may have been.
+    /// The token of what was known.
     pub as_of: String,
     /// Whether it passed although something could not be known.
     pub degraded: bool,
@@ -444,7 +444,8 @@ impl Inner {
             basis: verdict.basis,
             rules_version: glance.book.version().to_owned(),
             valid_until: allows.then_some(verdict.valid_until),
-            as_of: glance.as_of.to_string(),
+            // Behind all that was read: who asks elsewhere for as much must not be told of less.
+            as_of: self.vector.token(),
             degraded: verdict.degraded,
         };
         self.note(request, &answer, Some(identity.own));
@@ -473,7 +474,8 @@ impl Inner {
             basis: Vec::new(),
             rules_version: glance.book.version().to_owned(),
             valid_until: None,
-            as_of: glance.as_of.to_string(),
+            // Behind all that was read: who asks elsewhere for as much must not be told of less.
+            as_of: self.vector.token(),
             degraded: false,
         };
         self.note(request, &answer, recipient);

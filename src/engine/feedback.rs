@@ -109,8 +109,7 @@ impl Inner {
             }
         };
         let Learned { events, stopped } = learned;
-        let token =
-            events.last().map_or_else(|| self.vector.token().to_string(), |id| Token(Some(*id)).to_string());
+        let token = events.last().map_or_else(|| self.vector.token(), |id| Token(Some(*id)).to_string());
         Ok((ReportAnswer { events, token }, stopped))
     }
 

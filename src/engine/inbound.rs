@@ -241,8 +241,7 @@ impl Inner {
             event,
             confirmation,
             window_until: until.filter(|_| meaning.outcome != InboundOutcome::OptOut),
-            token: event
-                .map_or_else(|| self.vector.token().to_string(), |event| Token(Some(event)).to_string()),
+            token: event.map_or_else(|| self.vector.token(), |event| Token(Some(event)).to_string()),
             durability: None,
         })
     }

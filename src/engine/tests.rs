@@ -36,6 +36,7 @@ mod late;
 mod links;
 mod ranges;
 mod reports;
+mod together;
 mod usage;
 
 const NOON: Timestamp = Timestamp(1_767_614_400_000);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -50,23 +52,18 @@ impl FromStr for Token {
 }
 
 /// The highest event applied here of each origin.
-#[derive(Default)]
 pub struct Vector {
     applied: RwLock<FxHashMap<OriginId, u64>>,
-    latest: RwLock<Latest>,
+    /// The token of the latest event applied: its text is made once an event and read by every check, so reading it takes no lock.
+    latest: ArcSwap<String>,
     /// Wakes who waits for an event.
     moved: Notify,
 }
 
-/// The latest event applied and its token's text, made once an event instead of once a check.
-#[derive(Clone)]
-struct Latest {
-    text: std::sync::Arc<str>,
-}
-
-impl Default for Latest {
+impl Default for Vector {
     fn default() -> Self {
-        Self { text: Token(None).to_string().into() }
+        let latest = ArcSwap::from_pointee(Token(None).to_string());
+        Self { applied: RwLock::default(), latest, moved: Notify::new() }
     }
 }
 
@@ -77,7 +74,7 @@ impl Vector {
         let highest = applied.entry(event.origin).or_default();
         *highest = (*highest).max(event.sequence);
         drop(applied);
-        *self.latest.write() = Latest { text: Token(Some(event)).to_string().into() };
+        self.latest.store(Arc::new(Token(Some(event)).to_string()));
         self.moved.notify_waiters();
     }
 
@@ -114,8 +111,8 @@ impl Vector {
 
     /// The token of what is applied now.
     #[must_use]
-    pub fn token(&self) -> std::sync::Arc<str> {
-        std::sync::Arc::clone(&self.latest.read().text)
+    pub fn token(&self) -> String {
+        self.latest.load().as_str().to_owned()
     }
 }
 
@@ -126,9 +123,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_is_waited_for_but_not_for_ever() {
         let event = |sequence| EventId { origin: OriginId([3; 16]), sequence };
-        let vector = std::sync::Arc::new(Vector::default());
+        let vector = Arc::new(Vector::default());
         let waiting = {
-            let vector = std::sync::Arc::clone(&vector);
+            let vector = Arc::clone(&vector);
             tokio::spawn(async move {
                 vector.wait_for(Token(Some(event(2))), Duration::from_secs(3_600)).await;
                 vector.reaches(Token(Some(event(2))))
@@ -148,7 +145,7 @@ mod tests {
     fn tokens_read_back_and_are_reached_in_order() {
         let event = |sequence| EventId { origin: OriginId([3; 16]), sequence };
         let vector = Vector::default();
-        assert_eq!(&*vector.token(), "1");
+        assert_eq!(vector.token(), "1");
         vector.applied(event(7));
         let token: Token = vector.token().parse().expect("a token of ours");
         assert!(vector.reaches(token));

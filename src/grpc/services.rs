@@ -1,7 +1,7 @@
 //! The services: read the request, ask the engine, write the answer. They decide nothing.
 
 pub mod admin;
-pub mod batch;
+mod batch;
 pub mod consent;
 pub mod import;
 pub mod inbound;

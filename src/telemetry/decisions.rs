@@ -129,9 +129,13 @@ impl Log {
                 self.hand_over(own);
                 own.day = day;
             }
+            // A line that was not finished is none.
+            own.text.truncate(own.whole);
             write_line(decided, &mut own.text);
+            own.whole = own.text.len();
             own.count += 1;
-            if !own.gathers || own.text.len() >= GATHERED_BYTES_MAX {
+            let full = own.whole >= GATHERED_BYTES_MAX || own.count >= self.waiting.gathered_max();
+            if !own.gathers || full {
                 self.hand_over(own);
             }
         });
@@ -158,12 +162,11 @@ impl Log {
 
     fn hand_over(&self, own: &mut Own) {
         if own.count > 0 {
-            let lost = self.waiting.push(&own.text, own.count, own.day, self.slow);
+            let lost = self.waiting.push(&own.text[..own.whole], own.count, own.day, self.slow);
             if lost > 0 {
                 self.dropped.increment(lost as u64);
             }
-            own.text.clear();
-            own.count = 0;
+            (own.whole, own.count) = (0, 0);
         }
     }
 }
@@ -171,6 +174,8 @@ impl Log {
 /// What a thread has written and not handed over: one line, or those of checks that are judged together.
 struct Own {
     text: Vec<u8>,
+    /// How much of the text is whole lines.
+    whole: usize,
     count: usize,
     day: i64,
     gathers: bool,
@@ -178,7 +183,7 @@ struct Own {
 
 thread_local! {
     static OWN: RefCell<Own> =
-        const { RefCell::new(Own { text: Vec::new(), count: 0, day: 0, gathers: false }) };
+        const { RefCell::new(Own { text: Vec::new(), whole: 0, count: 0, day: 0, gathers: false }) };
 }
 
 struct Writer {
@@ -345,6 +350,18 @@ mod tests {
         log.waiting.close();
         log.waiting.take(&mut taken);
         taken.by_day().map(|(_, text)| lines(text) as usize).sum()
+    }
+
+    #[test]
+    fn nobody_gathers_more_than_a_part_of_the_room() {
+        let small = log(32);
+        small.gather(&mut || {
+            for _ in 0..3 {
+                small.write(&decided());
+                assert!(OWN.with_borrow(|own| own.count < 2));
+            }
+        });
+        assert_eq!(waiting_in(&small), 3);
     }
 
     #[test]

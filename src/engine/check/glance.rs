@@ -13,16 +13,10 @@ pub(super) struct Glance {
     pub(super) book: Guard<Arc<Book>>,
     /// Whether calls are answered.
     pub(super) serving: bool,
-    /// The token of what is applied: what is read of a person after it may only be newer.
-    pub(super) as_of: Arc<str>,
 }
 
 impl Glance {
     pub(super) fn at(inner: &Inner) -> Self {
-        Self {
-            book: inner.book.load(),
-            serving: *inner.phase.borrow() == Phase::Serving,
-            as_of: inner.vector.token(),
-        }
+        Self { book: inner.book.load(), serving: *inner.phase.borrow() == Phase::Serving }
     }
 }

@@ -213,7 +213,7 @@ impl AdminService for Admin {
                 .map_or_else(|| self.engine.edge().and_then(Edge::free_bytes), |health| health.free_bytes)
                 .unwrap_or(0),
             disk_low: health.as_ref().is_some_and(|health| health.space_low),
-            as_of: self.engine.as_of().to_string(),
+            as_of: self.engine.as_of(),
             replication: self.host.peers().map(|report| pb_replication(&self.engine, report)),
             outbox: self.engine.edge().map(pb_outbox),
             distrusted_origins: pb_distrust(&self.engine.distrusted()),

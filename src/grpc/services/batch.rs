@@ -32,7 +32,7 @@ const TO_ANSWER_PER_ITEM: Duration = Duration::from_micros(500);
 const ITEMS_PER_THREAD_MIN: usize = 250;
 /// The most threads that share a batch.
 const THREADS_PER_BATCH_MAX: usize = 4;
-/// What an answer takes at most, mostly.
+/// Room for an answer: most are shorter.
 const RESULT_BYTES_USUAL: usize = 256;
 
 /// Encoded results of a share of a batch.
@@ -60,7 +60,6 @@ impl Send {
         read: impl FnOnce() -> Result<v1::BatchCheckSendRequest, ApiError> + std::marker::Send + 'static,
         metadata: &MetadataMap,
     ) -> Result<Vec<Bytes>, ApiError> {
-        let _running = Running::one_more(&self.batches);
         let this = self.clone();
         let mut begun = run(move || this.begin(read()?)).await?;
         if let Begun::Waits(requests, tokens) = begun {
@@ -96,7 +95,8 @@ impl Send {
 
     /// Judges a batch. To be called on a thread that may be kept busy.
     fn judge(&self, requests: Vec<CheckRequest>) -> Begun {
-        let mut shares = shares(requests, threads(self.batches.load(Ordering::Relaxed))).into_iter();
+        let (_judging, running) = Judging::one_more(&self.judging);
+        let mut shares = shares(requests, threads(running)).into_iter();
         let first = shares.next().unwrap_or_default();
         let others = shares.map(|share| {
             let this = self.clone();
@@ -162,23 +162,24 @@ fn read_all(
     if faults.is_empty() { Ok(requests) } else { Err(ApiError::InvalidArgument(faults)) }
 }
 
-/// How many threads a batch gets where `running` batches, itself among them, share the machine.
-fn threads(running: usize) -> usize {
+/// How many threads a batch gets where as many as `judging` batches, itself among them, share the machine.
+fn threads(judging: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    (cores / running.max(1)).clamp(1, THREADS_PER_BATCH_MAX)
+    (cores / judging.max(1)).clamp(1, THREADS_PER_BATCH_MAX)
 }
 
-/// A batch that is being answered, until it is dropped.
-struct Running<'a>(&'a AtomicUsize);
+/// A batch that is being judged, until it is dropped.
+struct Judging<'a>(&'a AtomicUsize);
 
-impl<'a> Running<'a> {
-    fn one_more(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl<'a> Judging<'a> {
+    /// Says also how many there are with it.
+    fn one_more(count: &'a AtomicUsize) -> (Self, usize) {
+        let others = count.fetch_add(1, Ordering::Relaxed);
+        (Self(count), others + 1)
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Judging<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -237,7 +237,7 @@ fn consent_response(view: ConsentView) -> v1::GetConsentResponse {
             })
             .collect(),
         recipient_ref: recipient.to_string(),
-        as_of: as_of.to_string(),
+        as_of,
         stale,
     }
 }

@@ -71,7 +71,7 @@ impl Running {
             let result = self.chunk(&import, chunk, dry_run).await?;
             self.answer(v1::import_consents_response::Result::Chunk(result)).await;
         }
-        let token = self.engine.as_of().to_string();
+        let token = self.engine.as_of();
         let summary = v1::ImportSummary { token, ..self.summary.clone() };
         self.answer(v1::import_consents_response::Result::Summary(summary)).await;
         Ok(())

@@ -24,15 +24,15 @@ use super::{wait_for_all, wait_within};
 #[derive(Clone)]
 pub struct Send {
     pub(super) engine: Engine,
-    /// How many batches are being answered.
-    pub(super) batches: Arc<AtomicUsize>,
+    /// How many batches are being judged.
+    pub(super) judging: Arc<AtomicUsize>,
 }
 
 impl Send {
     /// Answers with `engine`.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self { engine, batches: Arc::default() }
+        Self { engine, judging: Arc::default() }
     }
 
     fn check(&self, request: v1::CheckSendRequest) -> Result<v1::CheckSendResponse, ApiError> {

@@ -70,6 +70,11 @@ impl Waiting {
         Self { lines: Mutex::default(), come: Condvar::new(), room: Condvar::new(), max: max.max(1) }
     }
 
+    /// How many lines a thread may gather before it hands them over: several do at once, and the writer needs its time.
+    pub(super) fn gathered_max(&self) -> usize {
+        (self.max / 16).max(1)
+    }
+
     /// Hands over `count` lines of one day; says for how many of them there was no room.
     pub(super) fn push(&self, mut text: &[u8], mut count: usize, day: i64, slow: bool) -> usize {
         let mut lines = self.lines.lock();
