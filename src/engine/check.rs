@@ -474,7 +474,6 @@ impl Inner {
             basis: Vec::new(),
             rules_version: glance.book.version().to_owned(),
             valid_until: None,
-            // Behind all that was read: who asks elsewhere for as much must not be told of less.
             as_of: self.vector.token(),
             degraded: false,
         };
