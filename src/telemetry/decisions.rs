@@ -299,6 +299,7 @@ fn lines(text: &[u8]) -> u64 {
 mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
+    use super::super::line::tests::allowed;
     use super::*;
 
     /// The first day's file takes no byte, the second's all: `/dev/full` is a disk without room.
@@ -322,24 +323,6 @@ mod tests {
         assert_eq!(next.expect("the next day's file"), "3\n");
     }
 
-    fn decided() -> Decided<'static> {
-        Decided {
-            time: Timestamp(1_767_614_400_000),
-            business: "acme",
-            sender: "555",
-            recipient: None,
-            channel: None,
-            category: None,
-            violations: &[],
-            shadowed: &[],
-            basis: &[],
-            peek: true,
-            degraded: false,
-            rules_version: "v",
-            decision: "",
-        }
-    }
-
     fn log(max: usize) -> Log {
         let (waiting, dropped) = (Arc::new(Waiting::new(max)), Counter::noop());
         Log { waiting, slow: false, dropped, writer: Mutex::new(None) }
@@ -357,7 +340,7 @@ mod tests {
         let small = log(32);
         small.gather(&mut || {
             for _ in 0..3 {
-                small.write(&decided());
+                small.write(&allowed());
                 assert!(OWN.with_borrow(|own| own.count < 2));
             }
         });
@@ -369,23 +352,23 @@ mod tests {
         let whole = log(10_000);
         whole.gather(&mut || {
             for _ in 0..1_000 {
-                whole.write(&decided());
+                whole.write(&allowed());
             }
             // It gathers in memory that has a bound.
             assert!(OWN.with_borrow(|own| own.count > 0 && own.text.len() < GATHERED_BYTES_MAX));
         });
-        whole.write(&decided());
+        whole.write(&allowed());
         assert_eq!(waiting_in(&whole), 1_001);
 
         let broken = log(10_000);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             broken.gather(&mut || {
-                broken.write(&decided());
+                broken.write(&allowed());
                 panic!("in the middle");
             });
         }));
         assert!(panicked.is_err());
-        broken.write(&decided());
+        broken.write(&allowed());
         assert_eq!(waiting_in(&broken), 2);
     }
 }

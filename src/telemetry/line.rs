@@ -141,7 +141,7 @@ fn put_time(out: &mut Vec<u8>, time: Timestamp) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -160,7 +160,7 @@ mod tests {
         Violation { reason, detail: None, retry_at: None }
     }
 
-    fn allowed<'a>() -> Decided<'a> {
+    pub fn allowed<'a>() -> Decided<'a> {
         Decided {
             time: Timestamp(0),
             business: "acme",
