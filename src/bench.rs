@@ -157,7 +157,9 @@ async fn measure(options: &Options, dir: &std::path::Path) -> Result<Value, Benc
     let begun = Instant::now();
     load::import(&gate.uds, options.recipients).await?;
     note("import_rows_per_second", per_second(options.recipients, begun.elapsed()));
+    let begun = Instant::now();
     load::settled(&gate.uds).await?;
+    note("import_settled_ms", json!(begun.elapsed().as_millis()));
 
     let uniform = Target { recipients: options.recipients, stored: options.recipients, draw: 0 };
     // No measurement asks for whom another has just brought to mind.

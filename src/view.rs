@@ -13,8 +13,8 @@
 //!
 //! A sled insert costs as much as a whole check may, so checks never wait for one: usage goes to the overlay and to a
 //! journal, consent (durable in the ledger already) to the overlay alone. One thread sweeps the overlay: consent into sled, usage
-//! into a log of its own (`usage_log`), which gives some to sled only when its index would grow beyond its bound (`keep`). Who is new is told
-//! without a read (`presence`).
+//! into a log of its own (`usage_log`), which gives some to sled only when its index would grow beyond its bound (`keep`). While little is
+//! taken in it writes what sweeps have scattered in sled in order again (`order`). Who is new is told without a read (`presence`).
 //! The trail of faults that sled 0.34.7 is known for is handled in `store::sled`, `open` and `drain`.
 
 use std::path::Path;
@@ -49,6 +49,7 @@ mod keep;
 mod meta;
 mod notes;
 mod open;
+mod order;
 mod presence;
 mod rebuild;
 mod record;
@@ -99,7 +100,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             page_cache_mib: 8,
-            record_cache_mib: 40,
+            record_cache_mib: 32,
             overlay_max_mib: 32,
             usage_persons_max: 2 * 1024 * 1024,
             min_free_mib: 64,
@@ -182,6 +183,8 @@ pub struct Stats {
     pub store_bytes: u64,
     /// Persons in the store, nearly.
     pub persons: u64,
+    /// Shards whose buckets are about to be written in order.
+    pub scattered_shards: usize,
     /// Up to where the ledger was applied.
     pub applied: Position,
     /// Up to where of it the store has everything.
@@ -555,6 +558,7 @@ impl View {
             journal_lost: inner.usage.lost() + inner.notes.lost(),
             store_bytes: inner.store.size_bytes(),
             persons: summary.persons,
+            scattered_shards: summary.scattered_shards,
             applied: inner.applied(),
             stored: summary.position,
         }

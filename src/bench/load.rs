@@ -108,11 +108,11 @@ pub async fn settled(uds: &Path) -> Result<(), BenchError> {
     let begun = Instant::now();
     loop {
         let status = client.get_status(v1::GetStatusRequest::default()).await.map_err(failed)?.into_inner();
-        if status.view.is_some_and(|view| view.unstored_records == 0) {
+        if status.view.is_some_and(|view| view.unstored_records == 0 && view.scattered_parts == 0) {
             return Ok(());
         }
         if begun.elapsed() > WITHIN {
-            return Err(BenchError::NotThere("the import in the store"));
+            return Err(BenchError::NotThere("the import, in order in the store,"));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -56,10 +56,21 @@ fn readable(answer: &v1::GetStatusResponse) -> String {
     if let Some(ledger) = ledger {
         tell_ledger(&mut lines, ledger);
     }
-    if let Some(v1::ViewStatus { records, size_bytes, behind_records, rebuilding, unstored_records }) = view {
+    if let Some(view) = view {
+        let v1::ViewStatus {
+            records,
+            size_bytes,
+            behind_records,
+            rebuilding,
+            unstored_records,
+            scattered_parts,
+        } = view;
         let mut told = format!("{}, {}", text::count(*records, "record"), text::bytes(*size_bytes));
         if *unstored_records > 0 {
             told.push_str(&format!(", {} not written yet", text::count(*unstored_records, "change")));
+        }
+        if *scattered_parts > 0 {
+            told.push_str(&format!(", {scattered_parts} of 256 parts to be put in order"));
         }
         if *behind_records > 0 {
             told.push_str(&format!(", {} behind the ledger", text::count(*behind_records, "event")));

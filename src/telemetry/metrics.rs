@@ -167,6 +167,7 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
     let view = engine.view().stats();
     set("optgate_view_records", view.persons as f64);
     set("optgate_view_unstored_records", view.dirty as f64);
+    set("optgate_view_scattered_parts", view.scattered_shards as f64);
     set("optgate_view_overlay_bytes", view.overlay_bytes as f64);
     set("optgate_view_size_bytes", (view.store_bytes + view.logged_bytes) as f64);
     set("optgate_view_journal_bytes", view.journal_bytes as f64);
@@ -219,6 +220,10 @@ fn describe() {
     metrics::describe_gauge!(
         "optgate_view_unstored_records",
         "Changed records that are in memory only; ledger and journal bring them back after a kill"
+    );
+    metrics::describe_gauge!(
+        "optgate_view_scattered_parts",
+        "Of the view's 256 parts, those that wait to be written in order: finding a person on the disk takes longer there"
     );
     metrics::describe_gauge!("optgate_view_overlay_bytes", "What the unstored records take in memory");
     metrics::describe_gauge!("optgate_view_size_bytes", "What the view takes on disk, its journals aside");

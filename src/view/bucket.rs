@@ -1,10 +1,11 @@
 //! Several persons under one key of the store: sled pays per key, in memory and in time.
 //!
 //! Identifiers are keyed hashes, so their first bits spread them evenly. A person's bucket is named by the first
-//! `depth` bits; all buckets of a shard (the first byte) have the same depth, which grows with the shard.
+//! `depth` bits; all buckets of a shard (the first byte) have the same depth, which grows with the shard. Each layout of a shard has a
+//! range of keys of its own, so that another one can be written from the first bucket to the last beside it.
 //!
 //! ```text
-//! key    = 'b', the first bits, left-aligned in 4 bytes, depth: u8        (buckets of a shard lie side by side)
+//! key    = 'b', shard, layout, the bits behind the shard's, left-aligned in 3 bytes
 //! bucket = version, count, count × (identifier: 32 bytes, length of consent, length of usage, consent, usage)
 //! person = length of consent, consent, usage                                (as the record cache holds it)
 //! ```
@@ -20,10 +21,60 @@ pub const DEPTH_MIN: u8 = 8;
 /// Bits that a key can hold.
 pub const DEPTH_MAX: u8 = 32;
 /// A shard whose buckets hold more persons than this on average gets twice as many buckets.
-pub const PERSONS_PER_BUCKET_MAX: u32 = 8;
+pub const PERSONS_PER_BUCKET_MAX: u32 = 4;
 
 /// The key of a bucket.
 pub type Key = [u8; 6];
+
+/// How the buckets of a shard are laid out in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// How many bits name a bucket, from [`DEPTH_MIN`] to [`DEPTH_MAX`].
+    pub depth: u8,
+    /// In which of two ranges of keys they lie.
+    pub other_side: bool,
+}
+
+impl Layout {
+    /// One bucket.
+    pub const MIN: Self = Self::new(DEPTH_MIN);
+
+    /// Buckets that nothing was laid out for before.
+    pub const fn new(depth: u8) -> Self {
+        Self { depth, other_side: false }
+    }
+
+    /// The layout that `persons` of one shard fit in.
+    pub fn for_persons(persons: u32) -> Self {
+        let roomy = |depth: &u8| persons / Self::new(*depth).buckets() <= PERSONS_PER_BUCKET_MAX;
+        Self::new((DEPTH_MIN..DEPTH_MAX).find(roomy).unwrap_or(DEPTH_MAX))
+    }
+
+    /// Where buckets of `depth` can be written beside these.
+    pub const fn beside(self, depth: u8) -> Self {
+        Self { depth, other_side: !self.other_side }
+    }
+
+    /// How many buckets a shard has.
+    pub const fn buckets(self) -> u32 {
+        1 << (self.depth - DEPTH_MIN)
+    }
+
+    /// As one byte.
+    pub const fn byte(self) -> u8 {
+        self.depth | if self.other_side { OTHER_SIDE } else { 0 }
+    }
+
+    /// Reads what [`Layout::byte`] wrote.
+    pub fn from_byte(byte: u8) -> Result<Self, Damage> {
+        let (depth, other_side) = (byte & !OTHER_SIDE, byte & OTHER_SIDE != 0);
+        let known = (DEPTH_MIN..=DEPTH_MAX).contains(&depth);
+        known.then_some(Self { depth, other_side }).ok_or(Damage("layout"))
+    }
+}
+
+/// The bit of a layout's byte that tells the side.
+const OTHER_SIDE: u8 = 0x80;
 
 /// The two parts of a person, encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,32 +120,21 @@ pub const fn shard_of(who: &Identifier) -> usize {
 }
 
 /// The key of the bucket of a person.
-pub fn key_of(who: &Identifier, depth: u8) -> Key {
+pub fn key_of(who: &Identifier, layout: Layout) -> Key {
     let [a, b, c, d, ..] = who.0;
-    key(u32::from_be_bytes([a, b, c, d]), depth)
+    key(u32::from_be_bytes([a, b, c, d]), layout)
 }
 
 /// The key of bucket number `number` of `shard`.
-pub fn key_at(shard: usize, number: u32, depth: u8) -> Key {
+pub fn key_at(shard: usize, number: u32, layout: Layout) -> Key {
     let first = (shard as u32) << (DEPTH_MAX - DEPTH_MIN);
-    let step = number.checked_shl(u32::from(DEPTH_MAX - depth)).unwrap_or(0);
-    key(first | step, depth)
+    let step = number.checked_shl(u32::from(DEPTH_MAX - layout.depth)).unwrap_or(0);
+    key(first | step, layout)
 }
 
-fn key(bits: u32, depth: u8) -> Key {
-    let [a, b, c, d] = (bits & u32::MAX << (DEPTH_MAX - depth.clamp(DEPTH_MIN, DEPTH_MAX))).to_be_bytes();
-    [b'b', a, b, c, d, depth]
-}
-
-/// How many buckets a shard has.
-pub const fn buckets_of_shard(depth: u8) -> u32 {
-    1 << (depth - DEPTH_MIN)
-}
-
-/// The depth at which `persons` of one shard fit.
-pub fn depth_for(persons: u32) -> u8 {
-    let roomy = |depth: &u8| persons / buckets_of_shard(*depth) <= PERSONS_PER_BUCKET_MAX;
-    (DEPTH_MIN..DEPTH_MAX).find(roomy).unwrap_or(DEPTH_MAX)
+fn key(bits: u32, layout: Layout) -> Key {
+    let [shard, b, c, d] = (bits & u32::MAX << (DEPTH_MAX - layout.depth)).to_be_bytes();
+    [b'b', shard, layout.byte(), b, c, d]
 }
 
 /// The person named `who`, if the bucket has it.
@@ -158,24 +198,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_of_a_shard_lie_side_by_side_and_tell_their_depth() {
+    fn buckets_of_a_layout_lie_side_by_side_and_apart_from_those_of_another() {
         let who = Identifier([0xab; 32]);
-        assert_eq!(key_of(&who, 8), [b'b', 0xab, 0, 0, 0, 8]);
-        assert_eq!(key_of(&who, 12), [b'b', 0xab, 0xa0, 0, 0, 12]);
-        assert_eq!(key_of(&who, 32), [b'b', 0xab, 0xab, 0xab, 0xab, 32]);
-        assert_eq!(key_at(0xab, 0, 8), key_of(&who, 8));
-        assert_eq!(key_at(0xab, 0xa, 12), key_of(&who, 12));
-        assert_eq!(key_at(0xab, 0xab_abab, 32), key_of(&who, 32));
+        let at = Layout::new;
+        assert_eq!(key_of(&who, at(8)), [b'b', 0xab, 8, 0, 0, 0]);
+        assert_eq!(key_of(&who, at(12)), [b'b', 0xab, 12, 0xa0, 0, 0]);
+        assert_eq!(key_of(&who, at(12).beside(13)), [b'b', 0xab, 0x80 | 13, 0xa8, 0, 0]);
+        assert_eq!(key_of(&who, at(32)), [b'b', 0xab, 32, 0xab, 0xab, 0xab]);
+        assert_eq!(key_at(0xab, 0, at(8)), key_of(&who, at(8)));
+        assert_eq!(key_at(0xab, 0xa, at(12)), key_of(&who, at(12)));
+        assert_eq!(key_at(0xab, 0xab_abab, at(32)), key_of(&who, at(32)));
+    }
+
+    #[test]
+    fn a_layout_reads_back() {
+        for depth in DEPTH_MIN..=DEPTH_MAX {
+            let here = Layout::new(depth);
+            let there = here.beside(depth);
+            assert_eq!(there.beside(depth), here);
+            for layout in [here, there] {
+                assert_eq!(Layout::from_byte(layout.byte()), Ok(layout));
+            }
+        }
+        for byte in [0, DEPTH_MIN - 1, DEPTH_MAX + 1, OTHER_SIDE, OTHER_SIDE | (DEPTH_MAX + 1), u8::MAX] {
+            assert!(Layout::from_byte(byte).is_err(), "{byte}");
+        }
     }
 
     #[test]
     fn a_shard_has_room_for_its_persons() {
-        assert_eq!(depth_for(0), 8);
-        assert_eq!(depth_for(8), 8);
-        assert_eq!(depth_for(17), 9);
-        assert_eq!(depth_for(18), 10);
-        assert_eq!(depth_for(4_000), 17);
-        assert_eq!(depth_for(u32::MAX), 32);
+        for (persons, depth) in [(0, 8), (4, 8), (5, 9), (9, 9), (10, 10), (4_000, 18), (u32::MAX, 32)] {
+            assert_eq!(Layout::for_persons(persons), Layout::new(depth), "{persons}");
+        }
     }
 
     proptest! {

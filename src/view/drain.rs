@@ -9,9 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::bucket::{
-    DEPTH_MAX, PERSONS_PER_BUCKET_MAX, Parts, buckets_of_shard, build, key_at, key_of, parse, shard_of,
-};
+use super::bucket::{Parts, build, key_at, key_of, parse, shard_of};
 use super::error::{StoreError, ViewError};
 use super::inner::{Health, Inner, Phase, SHARDS};
 use super::meta::Meta;
@@ -100,6 +98,8 @@ impl Inner {
         if due {
             // What a failed sweep left is in the overlay and the journal still.
             let _swept_in_full = self.sweep(Pace::Gentle);
+        } else if self.is_quiet() && !is_crowded() {
+            self.order_some();
         }
         due
     }
@@ -135,11 +135,11 @@ impl Inner {
 
     /// Everybody in the store of a shard; `None`: the view closes, or the disk has no space.
     fn persons_stored(&self, stored: &Meta, shard: usize) -> Result<Option<Vec<Identifier>>, ViewError> {
-        let depth = stored.depths[shard];
+        let layout = stored.layouts[shard];
         let mut persons = Vec::new();
-        for number in 0..buckets_of_shard(depth) {
+        for number in 0..layout.buckets() {
             let mut bucket = Vec::new();
-            let key = key_at(shard, number, depth);
+            let key = key_at(shard, number, layout);
             if self.store.get(&key, &mut |bytes| bucket.extend_from_slice(bytes))? {
                 persons.extend(parse(&bucket)?.into_iter().map(|(who, _)| who));
             }
@@ -221,18 +221,20 @@ impl Inner {
     fn drain_consent(&self, stored: &mut Meta, pace: Pace) -> Result<bool, ViewError> {
         // First of all: whatever is applied by now is in the overlay, or has left it already.
         let covered = self.applied();
+        self.events.store(0, Ordering::Relaxed);
         let has_some = self.shards.iter().any(|shard| shard.lock().dirty_len() > 0);
         if covered == stored.position && !has_some && !self.registry.is_dirty() {
             return Ok(true);
         }
-        self.events.store(0, Ordering::Relaxed);
         stored.reach(self.newest(), &*self.store)?;
         self.registry.drain(&*self.store)?;
         for shard in 0..SHARDS {
             if !self.drain_shard(stored, shard, pace)? {
                 return Ok(false);
             }
-            self.split_if_crowded(stored, shard)?;
+            if !self.split_if_crowded(stored, shard, pace)? {
+                return Ok(false);
+            }
         }
         self.store.flush()?;
         stored.position = covered;
@@ -242,12 +244,12 @@ impl Inner {
     }
 
     pub(super) fn drain_shard(&self, stored: &mut Meta, shard: usize, pace: Pace) -> Result<bool, ViewError> {
-        let (persons, depth) = {
+        let (persons, layout) = {
             let shard = self.shards[shard].lock();
-            (shard.dirty_sorted(Part::Consent), shard.depth)
+            (shard.dirty_sorted(Part::Consent), shard.layout)
         };
         let mut buckets = 0;
-        for bucket in persons.chunk_by(|a, b| key_of(a, depth) == key_of(b, depth)) {
+        for bucket in persons.chunk_by(|a, b| key_of(a, layout) == key_of(b, layout)) {
             let pending = self.shards[shard].lock().pending(Part::Consent, bucket);
             self.write_bucket(stored, Part::Consent, &pending)?;
             self.settle(shard, Part::Consent, &pending)?;
@@ -269,7 +271,7 @@ impl Inner {
     ) -> Result<(), ViewError> {
         let Some((first, _)) = pending.first() else { return Ok(()) };
         let shard = shard_of(first);
-        let key = key_of(first, stored.depths[shard]);
+        let key = key_of(first, stored.layouts[shard]);
         let mut old = Vec::new();
         self.store.get(&key, &mut |bytes| old.extend_from_slice(bytes))?;
         let known = if old.is_empty() { Vec::new() } else { parse(&old)? };
@@ -279,6 +281,7 @@ impl Inner {
         // Looked up behind `pending`: whatever that has was brought before.
         stored.reach(self.newest(), &*self.store)?;
         stored.persons[shard] = (stored.persons[shard] + merged.len() as u32).saturating_sub(before as u32);
+        stored.scattered[shard] = stored.scattered[shard].saturating_add(1);
         Ok(self.store.insert(&key, &build(&merged))?)
     }
 
@@ -314,44 +317,6 @@ impl Inner {
             return !wishes.stop;
         }
         true
-    }
-
-    /// Doubles the number of a shard's buckets once they hold too many. At each moment the store has either the
-    /// old buckets or all of the new ones, and readers look where the shard's depth says.
-    pub(super) fn split_if_crowded(&self, stored: &mut Meta, shard: usize) -> Result<(), ViewError> {
-        let depth = stored.depths[shard];
-        let buckets = buckets_of_shard(depth);
-        if depth == DEPTH_MAX || stored.persons[shard] / buckets <= PERSONS_PER_BUCKET_MAX {
-            return Ok(());
-        }
-        let mut persons = 0;
-        for number in 0..buckets {
-            let mut old = Vec::new();
-            self.store.get(&key_at(shard, number, depth), &mut |bytes| old.extend_from_slice(bytes))?;
-            let all = if old.is_empty() { Vec::new() } else { parse(&old)? };
-            persons += all.len() as u32;
-            let halves =
-                all.split_at(all.partition_point(|(who, _)| {
-                    key_of(who, depth + 1) == key_at(shard, 2 * number, depth + 1)
-                }));
-            for (half, number) in [(halves.0, 2 * number), (halves.1, 2 * number + 1)] {
-                let key = key_at(shard, number, depth + 1);
-                // An earlier attempt that a crash cut short may have left something there.
-                if half.is_empty() {
-                    self.store.remove(&key)?
-                } else {
-                    self.store.insert(&key, &build(half))?
-                }
-            }
-        }
-        stored.depths[shard] = depth + 1;
-        stored.persons[shard] = persons;
-        stored.save(&*self.store)?;
-        self.shards[shard].lock().depth = depth + 1;
-        for number in 0..buckets {
-            self.store.remove(&key_at(shard, number, depth))?;
-        }
-        Ok(())
     }
 
     /// Replaces what was noted so far by what the notes' owner writes down now.

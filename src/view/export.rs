@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::View;
-use super::bucket::{Parts, buckets_of_shard, key_at, key_of, parse};
+use super::bucket::{Parts, key_at, key_of, parse};
 use super::error::ViewError;
 use super::inner::SHARDS;
 use super::record::Person;
@@ -27,11 +27,11 @@ impl View {
     ) -> Result<(), ViewError> {
         let inner = &self.inner;
         let Some(lock) = inner.shards.get(shard) else { return Ok(()) };
-        let (mut depth, mut unstored, log) = {
+        let (mut layout, mut unstored, log) = {
             let shard = lock.lock();
             let mut dirty = shard.dirty_sorted(Part::Consent);
             dirty.extend(shard.dirty_sorted(Part::Usage));
-            (shard.depth, dirty, shard.log.clone())
+            (shard.layout, dirty, shard.log.clone())
         };
         // Without the lock, since there may be thousands. Who was in the log stays readable there, whatever happens to it meanwhile.
         for logged in log.everybody() {
@@ -46,17 +46,17 @@ impl View {
             {
                 let held = lock.lock();
                 inner.require_serving()?;
-                // Each bucket was split in two meanwhile, and those read are the first of them still.
-                number <<= held.depth.saturating_sub(depth);
-                depth = held.depth;
-                if number >= buckets_of_shard(depth) {
+                // Each bucket may have been split in two meanwhile, and those read are the first of them still.
+                number <<= held.layout.depth.saturating_sub(layout.depth);
+                layout = held.layout;
+                if number >= layout.buckets() {
                     return Ok(());
                 }
-                let key = key_at(shard, number, depth);
+                let key = key_at(shard, number, layout);
                 let mut bucket = Vec::new();
                 inner.store.get(&key, &mut |bytes| bucket.extend_from_slice(bytes))?;
                 let mut stored = if bucket.is_empty() { Vec::new() } else { parse(&bucket)? };
-                let here = unstored.iter().take_while(|who| key_of(who, depth) <= key).count();
+                let here = unstored.iter().take_while(|who| key_of(who, layout) <= key).count();
                 for who in &unstored[..here] {
                     if let Err(at) = stored.binary_search_by_key(who, |(who, _)| *who) {
                         stored.insert(at, (*who, Parts::default()));

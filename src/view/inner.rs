@@ -12,6 +12,7 @@ use super::folder::Folder;
 use super::held::Held;
 use super::journal::Journal;
 use super::meta::Meta;
+use super::order::scattered_shards;
 use super::record::Person;
 use super::registry::Registry;
 use super::shard::{Asker, Shard};
@@ -65,6 +66,7 @@ pub struct Wishes {
 pub struct Summary {
     pub position: Position,
     pub persons: u64,
+    pub scattered_shards: usize,
     pub logged_persons: u64,
     pub logged_bytes: u64,
 }
@@ -74,6 +76,7 @@ impl Summary {
         Self {
             position: meta.position,
             persons: persons_of(meta),
+            scattered_shards: scattered_shards(meta),
             logged_persons: log.persons(),
             logged_bytes: log.bytes(),
         }
@@ -104,6 +107,8 @@ pub struct Inner {
     pub usage: Journal,
     /// Events applied since the last sweep began, but for those that a start applies many at a time.
     pub events: AtomicU64,
+    /// The same when it was last asked whether little is taken in.
+    pub events_seen: AtomicU64,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
     pub notes_from: AtomicU64,
@@ -155,9 +160,9 @@ impl Inner {
     ) -> Self {
         let cache_bytes = u64::from(config.record_cache_mib) * MIB / SHARDS as u64;
         let overlay_max = (u64::from(config.overlay_max_mib) * MIB).cast_signed();
-        let shards = meta.depths.iter().zip(indexes);
+        let shards = meta.layouts.iter().zip(indexes);
         let shards =
-            shards.map(|(depth, index)| Mutex::new(Shard::new(*depth, index, cache_bytes))).collect();
+            shards.map(|(layout, index)| Mutex::new(Shard::new(*layout, index, cache_bytes))).collect();
         Self {
             config,
             folder,
@@ -169,6 +174,7 @@ impl Inner {
             doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
             events: AtomicU64::new(0),
+            events_seen: AtomicU64::new(0),
             notes,
             notes_from: AtomicU64::new(0),
             checkpoint: Mutex::default(),
@@ -199,6 +205,7 @@ impl Inner {
     pub fn note_stored(&self, stored: &Meta) {
         let mut summary = self.summary.lock();
         (summary.position, summary.persons) = (stored.position, persons_of(stored));
+        summary.scattered_shards = scattered_shards(stored);
     }
 
     /// Tells those who only look what the log has.

@@ -164,13 +164,13 @@ impl Inner {
         shard: usize,
         pace: Pace,
     ) -> Result<bool, ViewError> {
-        let (index, depth) = {
+        let (index, layout) = {
             let shard = self.shards[shard].lock();
-            (shard.log.clone(), shard.depth)
+            (shard.log.clone(), shard.layout)
         };
         let everybody = index.everybody().collect::<Result<Vec<Pending>, _>>()?;
         for (nth, bucket) in
-            everybody.chunk_by(|(a, _), (b, _)| key_of(a, depth) == key_of(b, depth)).enumerate()
+            everybody.chunk_by(|(a, _), (b, _)| key_of(a, layout) == key_of(b, layout)).enumerate()
         {
             self.write_bucket(stored, Part::Usage, bucket)?;
             if nth % BUCKETS_PER_BREATH == BUCKETS_PER_BREATH - 1 && !self.breathe(pace) {
@@ -179,7 +179,6 @@ impl Inner {
         }
         self.shards[shard].lock().log = index.emptied();
         log.forget(index.len());
-        self.split_if_crowded(stored, shard)?;
-        Ok(true)
+        self.split_if_crowded(stored, shard, pace)
     }
 }

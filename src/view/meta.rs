@@ -1,6 +1,6 @@
 //! What the store says of itself: up to where the ledger is in it, and how its buckets are laid out.
 
-use super::bucket::{DEPTH_MAX, DEPTH_MIN};
+use super::bucket::Layout;
 use super::bytes::{Damage, Reader, Writer};
 use super::error::ViewError;
 use super::inner::SHARDS;
@@ -8,7 +8,7 @@ use super::store::Store;
 use crate::ledger::Position;
 
 /// A store of another version is built anew.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 const KEY: &[u8] = b"meta";
 const AHEAD_KEY: &[u8] = b"meta-ahead";
 const USAGE_KEY: &[u8] = b"meta-usage";
@@ -22,16 +22,19 @@ pub struct Meta {
     pub ahead: Option<Position>,
     /// Whether the store may have usage.
     pub usage: bool,
-    /// The depth of each shard's buckets.
-    pub depths: [u8; SHARDS],
+    /// How each shard's buckets are laid out.
+    pub layouts: [Layout; SHARDS],
     /// Persons per shard. After a crash a few are missing, which only delays a split.
     pub persons: [u32; SHARDS],
+    /// Buckets per shard that were written one by one since all of them were written in order. After a crash a few are missing too.
+    pub scattered: [u32; SHARDS],
 }
 
 impl Default for Meta {
     fn default() -> Self {
-        let (depths, persons) = ([DEPTH_MIN; SHARDS], [0; SHARDS]);
-        Self { position: Position::START, ahead: None, usage: false, depths, persons }
+        let layouts = [Layout::MIN; SHARDS];
+        let position = Position::START;
+        Self { position, ahead: None, usage: false, layouts, persons: [0; SHARDS], scattered: [0; SHARDS] }
     }
 }
 
@@ -81,8 +84,8 @@ impl Meta {
         let mut out = Writer::new(Vec::with_capacity(1024));
         out.byte(VERSION);
         out.number(self.position.as_u64());
-        out.raw(&self.depths);
-        self.persons.iter().for_each(|persons| out.number(u64::from(*persons)));
+        self.layouts.iter().for_each(|layout| out.byte(layout.byte()));
+        self.persons.iter().chain(&self.scattered).for_each(|count| out.number(u64::from(*count)));
         out.finish()
     }
 
@@ -93,22 +96,23 @@ impl Meta {
             return Err(Damage("version"));
         }
         let position = Position::from_u64(input.number()?);
-        let depths: [u8; SHARDS] = input.array()?;
-        if depths.iter().any(|depth| !(DEPTH_MIN..=DEPTH_MAX).contains(depth)) {
-            return Err(Damage("depth"));
+        let mut layouts = [Layout::MIN; SHARDS];
+        for layout in &mut layouts {
+            *layout = Layout::from_byte(input.byte()?)?;
         }
-        let mut persons = [0; SHARDS];
-        for persons in &mut persons {
-            *persons = u32::try_from(input.number()?).map_err(|_| Damage("count"))?;
+        let (mut persons, mut scattered) = ([0; SHARDS], [0; SHARDS]);
+        for count in persons.iter_mut().chain(&mut scattered) {
+            *count = u32::try_from(input.number()?).map_err(|_| Damage("count"))?;
         }
         input.end()?;
-        Ok(Self { position, ahead: None, usage: false, depths, persons })
+        Ok(Self { position, ahead: None, usage: false, layouts, persons, scattered })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::bucket::DEPTH_MAX;
     use crate::view::store::faulty::Disk;
 
     #[test]
@@ -116,8 +120,9 @@ mod tests {
         let disk = Disk::default();
         assert_eq!(Meta::load(&disk.store()).unwrap(), None);
         let mut meta = Meta { position: Position::from_u64(u64::MAX), ..Meta::default() };
-        meta.depths[255] = DEPTH_MAX;
+        meta.layouts[255] = Layout::new(DEPTH_MAX).beside(DEPTH_MAX);
         meta.persons[7] = u32::MAX;
+        meta.scattered[8] = 1_000;
         meta.save(&disk.store()).unwrap();
         meta.reach(Some(Position::from_u64(7)), &disk.store()).unwrap();
         meta.reach(Some(Position::from_u64(6)), &disk.store()).unwrap();
@@ -132,7 +137,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Meta::decode(&bytes[..cut]).is_err());
         }
-        meta.depths[0] = DEPTH_MAX + 1;
+        meta.layouts[0].depth = DEPTH_MAX + 1;
         assert!(Meta::decode(&meta.encode()).is_err());
     }
 }

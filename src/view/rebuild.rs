@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use super::View;
-use super::bucket::{DEPTH_MIN, Parts, build, depth_for, key_of, shard_of};
+use super::bucket::{Layout, Parts, build, key_of, shard_of};
 use super::bytes::{Damage, Reader, put_varint};
 use super::error::{ViewError, io_error};
 use super::folder::State;
@@ -96,10 +96,11 @@ impl Rebuilder {
         {
             let mut stored = inner.stored.lock();
             for shard in 0..SHARDS {
-                let (depth, persons) = self.spill.take(shard)?.load(inner)?;
-                stored.depths[shard] = depth;
+                let (layout, persons) = self.spill.take(shard)?.load(inner)?;
+                stored.layouts[shard] = layout;
                 stored.persons[shard] = persons;
-                inner.freed(inner.shards[shard].lock().forget_consent(depth));
+                stored.scattered[shard] = 0;
+                inner.freed(inner.shards[shard].lock().forget_consent(layout));
                 progress(shard as u32 + 1, SHARDS as u32);
             }
             inner.registry.drain(&*inner.store)?;
@@ -132,7 +133,7 @@ impl Inner {
             let mut shard = shard.lock();
             // The store has nobody, and whoever comes is noted.
             shard.presence.complete();
-            self.freed(shard.forget_consent(DEPTH_MIN));
+            self.freed(shard.forget_consent(Layout::MIN));
         }
         self.looked_through.store(SHARDS, Ordering::Relaxed);
         self.restart();
@@ -206,8 +207,8 @@ struct Pieces {
 }
 
 impl Pieces {
-    /// Joins them and writes the shard's buckets; their depth and the number of persons.
-    fn load(self, inner: &Inner) -> Result<(u8, u32), ViewError> {
+    /// Joins them and writes the shard's buckets, in order; their layout and the number of persons.
+    fn load(self, inner: &Inner) -> Result<(Layout, u32), ViewError> {
         let mut pieces = self.sorted()?;
         // What several pieces were joined to; the others stay where they are.
         let mut joined: Vec<(Identifier, Vec<u8>)> = Vec::new();
@@ -221,16 +222,16 @@ impl Pieces {
             }
         }
         let count = pieces.len() as u32;
-        let depth = depth_for(count);
+        let layout = Layout::for_persons(count);
         let persons: Vec<_> =
             pieces.into_iter().map(|(who, consent)| (who, Parts { consent, usage: &[] })).collect();
         if let Some((first, _)) = persons.first() {
             inner.note_present(shard_of(first), persons.iter().map(|(who, _)| who));
         }
-        for bucket in persons.chunk_by(|(a, _), (b, _)| key_of(a, depth) == key_of(b, depth)) {
-            inner.store.insert(&key_of(&bucket[0].0, depth), &build(bucket))?;
+        for bucket in persons.chunk_by(|(a, _), (b, _)| key_of(a, layout) == key_of(b, layout)) {
+            inner.store.insert(&key_of(&bucket[0].0, layout), &build(bucket))?;
         }
-        Ok((depth, count))
+        Ok((layout, count))
     }
 
     fn sorted(&self) -> Result<Vec<(Identifier, &[u8])>, Damage> {

@@ -7,7 +7,7 @@ use quick_cache::Weighter;
 use quick_cache::unsync::{Cache, DefaultLifecycle};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use super::bucket::{Parts, find, key_of};
+use super::bucket::{Layout, Parts, find, key_of};
 use super::bytes::Damage;
 use super::error::ViewError;
 use super::presence::Presence;
@@ -100,8 +100,8 @@ impl Weighter<Identifier, Box<[u8]>> for Weigh {
 
 /// One shard.
 pub struct Shard {
-    /// The depth of its buckets in the store.
-    pub depth: u8,
+    /// How its buckets are laid out in the store.
+    pub layout: Layout,
     /// The usage that is neither in the overlay nor, where it is older, in the store.
     pub log: Index,
     /// Who may be in the store.
@@ -116,13 +116,13 @@ pub struct Shard {
 
 impl Shard {
     /// An empty shard whose cache holds `cache_bytes`.
-    pub fn new(depth: u8, log: Index, cache_bytes: u64) -> Self {
+    pub fn new(layout: Layout, log: Index, cache_bytes: u64) -> Self {
         let items = (cache_bytes / CACHED_BYTES_MIN) as usize;
         let mut cache = Cache::with(items, cache_bytes, Weigh, FxBuildHasher, DefaultLifecycle::default());
         // At once: growing by doubling could leave half of the tables unused for ever. Untouched room costs nothing.
         cache.reserve(items.min(RESERVED_MAX));
         let presence = Presence::unknown();
-        Self { depth, log, presence, dirty: FxHashMap::default(), cache, hits: 0, misses: 0 }
+        Self { layout, log, presence, dirty: FxHashMap::default(), cache, hits: 0, misses: 0 }
     }
 
     /// Reads a person: overlay over cache over log and store.
@@ -157,7 +157,7 @@ impl Shard {
             Ok(parts) => read(parts.unwrap_or_default()),
             Err(fault) => damage = Some(fault),
         };
-        if absent || !store.get(&key_of(who, self.depth), &mut in_bucket)? {
+        if absent || !store.get(&key_of(who, self.layout), &mut in_bucket)? {
             read(Parts::default());
         }
         if let Some(fault) = damage {
@@ -182,7 +182,7 @@ impl Shard {
         }
         let mut person = Ok(Person::default());
         if let Some(store) = store.filter(|_| !self.presence.is_absent(who)) {
-            store.get(&key_of(who, self.depth), &mut |bucket| {
+            store.get(&key_of(who, self.layout), &mut |bucket| {
                 let parts = find(bucket, who).map(Option::unwrap_or_default);
                 person = parts.and_then(|parts| Person::decode(&[], parts.usage));
             })?;
@@ -195,7 +195,13 @@ impl Shard {
     fn is_stored(&self, who: &Identifier, store: &dyn Store) -> bool {
         let mut found = false;
         let mut look = |bucket: &[u8]| found = find(bucket, who).is_ok_and(|parts| parts.is_some());
-        store.get(&key_of(who, self.depth), &mut look).is_ok() && found
+        store.get(&key_of(who, self.layout), &mut look).is_ok() && found
+    }
+
+    /// Forgets what was read.
+    #[cfg(test)]
+    pub fn forget_read(&mut self) {
+        self.cache.clear();
     }
 
     /// Keeps changed parts; returns by how many bytes the overlay grew or shrank.
@@ -292,11 +298,11 @@ impl Shard {
         }
     }
 
-    /// Forgets what was read and all consent: both are about to come anew, in buckets of this depth. Usage in the overlay
+    /// Forgets what was read and all consent: both are about to come anew, in buckets laid out like this. Usage in the overlay
     /// stays. Returns the bytes freed.
-    pub fn forget_consent(&mut self, depth: u8) -> u64 {
+    pub fn forget_consent(&mut self, layout: Layout) -> u64 {
         self.cache.clear();
-        self.depth = depth;
+        self.layout = layout;
         let held = |shard: &Self| shard.dirty.values().map(Dirty::bytes).sum::<u64>();
         let before = held(self);
         self.dirty.retain(|_, dirty| {
@@ -326,7 +332,7 @@ mod tests {
     #[test]
     fn persons_of_whom_nothing_is_known_do_not_swell_the_cache() {
         const BYTES: u64 = 64 * 1024;
-        let (disk, mut shard) = (Disk::default(), Shard::new(8, Index::nowhere(), BYTES));
+        let (disk, mut shard) = (Disk::default(), Shard::new(Layout::MIN, Index::nowhere(), BYTES));
         let store = disk.store();
         for n in 0..10_000 {
             shard.load(&person(n), Asker::Caller, &store).unwrap();
@@ -341,7 +347,8 @@ mod tests {
 
     /// A shard whose cache has room for a few more persons than `ACTIVE`, all of them in it as of callers who come back.
     fn with_active(store: &dyn Store) -> Shard {
-        let mut shard = Shard::new(8, Index::nowhere(), u64::from(ACTIVE + ACTIVE / 10) * CACHED_BYTES_MIN);
+        let mut shard =
+            Shard::new(Layout::MIN, Index::nowhere(), u64::from(ACTIVE + ACTIVE / 10) * CACHED_BYTES_MIN);
         for _ in 0..3 {
             (0..ACTIVE).for_each(|n| drop(shard.load(&person(n), Asker::Caller, store).unwrap()));
         }
@@ -386,7 +393,7 @@ mod tests {
     fn what_becomes_too_heavy_leaves_the_cache_and_not_its_old_value() {
         let disk = Disk::default();
         let store = disk.store();
-        let mut shard = Shard::new(8, Index::nowhere(), 4_096);
+        let mut shard = Shard::new(Layout::MIN, Index::nowhere(), 4_096);
         let who = person(1);
         shard.load(&who, Asker::Caller, &store).unwrap();
         shard.put(&who, None, Some(vec![1; 8_192]));
@@ -397,7 +404,7 @@ mod tests {
 
     #[test]
     fn an_overlay_that_was_drained_gives_its_room_back() {
-        let (disk, mut shard) = (Disk::default(), Shard::new(8, Index::nowhere(), 64 * 1024));
+        let (disk, mut shard) = (Disk::default(), Shard::new(Layout::MIN, Index::nowhere(), 64 * 1024));
         let store = disk.store();
         for n in 0..5_000 {
             shard.put(&person(n), None, Some(vec![1]));

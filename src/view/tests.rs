@@ -24,6 +24,7 @@ use crate::policy::types::Channel;
 mod contract;
 mod crash;
 mod opening;
+mod order;
 
 const LEDGER: LedgerIdentity = LedgerIdentity([0x1e; 16]);
 const MIB: u64 = 1024 * 1024;

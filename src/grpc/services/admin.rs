@@ -207,6 +207,7 @@ impl AdminService for Admin {
                 behind_records: u64::from(self.engine.is_behind()),
                 rebuilding: false,
                 unstored_records: view.dirty,
+                scattered_parts: u32::try_from(view.scattered_shards).unwrap_or(u32::MAX),
             }),
             disk_free_bytes: health
                 .as_ref()

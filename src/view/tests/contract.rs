@@ -195,7 +195,7 @@ fn buckets_split_as_persons_come(place: Place) {
         }
     }
     let stored = view.inner.stored.lock().clone();
-    assert!(stored.depths.iter().all(|depth| *depth >= 9), "{:?}", stored.depths);
+    assert!(stored.layouts.iter().all(|layout| layout.depth >= 9), "{:?}", stored.layouts);
     assert_eq!(stored.persons.iter().map(|persons| u64::from(*persons)).sum::<u64>(), PERSONS);
     let mut buckets = 0;
     view.inner.store.scan(b"b", &mut |_, _| buckets += 1).unwrap();
