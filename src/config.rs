@@ -214,7 +214,7 @@ impl Default for Config {
             },
             data_dir: PathBuf::from("./data"),
             key_file: None,
-            view: View { page_cache_mib: 8, record_cache_mib: 40 },
+            view: View { page_cache_mib: 8, record_cache_mib: 32 },
             ledger: Ledger { segment_mib: 64, opt_out_reserve_mib: 8 },
             min_free_mib: 64,
             decision_log: Some(DecisionLog::default()),

@@ -119,6 +119,16 @@ pub const fn shard_of(who: &Identifier) -> usize {
     who.0[0] as usize
 }
 
+/// What the keys of a shard's buckets start with, in each layout that it may have had but this one.
+pub fn ranges_beside(shard: usize, layout: Layout) -> impl Iterator<Item = [u8; 3]> {
+    let all =
+        (DEPTH_MIN..=DEPTH_MAX).flat_map(|depth| [Layout::new(depth), Layout::new(depth).beside(depth)]);
+    all.filter(move |other| *other != layout).map(move |other| {
+        let [b, shard, other, ..] = key_at(shard, 0, other);
+        [b, shard, other]
+    })
+}
+
 /// The key of the bucket of a person.
 pub fn key_of(who: &Identifier, layout: Layout) -> Key {
     let [a, b, c, d, ..] = who.0;

@@ -47,6 +47,8 @@ const JOURNALS_AFTER: Duration = Duration::from_millis(500);
 pub enum Pace {
     /// Rests, so that checks have the processor; ends when the view closes.
     Gentle,
+    /// As that, and ends when there is something to sweep.
+    Idle,
     /// As fast as it goes.
     Full,
 }
@@ -69,14 +71,15 @@ impl Inner {
                 }
             }
             self.woken.store(false, Ordering::Release);
-            if self.tend(swept.elapsed()) {
+            if self.tend(swept.elapsed(), Instant::now()) {
                 swept = Instant::now();
             }
         }
     }
 
-    /// Writes the journals, and sweeps when it is time, so long after the last sweep; `true`: it swept.
-    pub fn tend(&self, since: Duration) -> bool {
+    /// Writes the journals, and sweeps when it is time, so long after the last sweep; `true`: it swept. What can wait is done where
+    /// little is taken in as of `now`.
+    pub fn tend(&self, since: Duration, now: Instant) -> bool {
         self.look_for_space();
         self.look_for_persons();
         self.write_journals();
@@ -98,7 +101,7 @@ impl Inner {
         if due {
             // What a failed sweep left is in the overlay and the journal still.
             let _swept_in_full = self.sweep(Pace::Gentle);
-        } else if self.is_quiet() && !is_crowded() {
+        } else if self.is_quiet(now) {
             self.order_some();
         }
         due
@@ -259,6 +262,7 @@ impl Inner {
             }
         }
         self.shards[shard].lock().shrink();
+        self.note_stored(stored);
         Ok(true)
     }
 
@@ -308,8 +312,13 @@ impl Inner {
             self.write_journals();
         }
         // A start would have to read what waits for the sweep after this one, too.
-        let is_behind = || self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
-        if pace == Pace::Gentle && self.overlay_percent() < CROWDED_PERCENT && !is_behind() {
+        let is_behind = self.events.load(Ordering::Relaxed) >= SWEEP_AFTER_EVENTS;
+        let overlay_percent = self.overlay_percent();
+        let is_wanted_elsewhere = || is_behind || overlay_percent >= SWEEP_AFTER_PERCENT;
+        if pace == Pace::Idle && (is_wanted_elsewhere() || self.phase() != Phase::Serving) {
+            return false;
+        }
+        if pace != Pace::Full && overlay_percent < CROWDED_PERCENT && !is_behind {
             let mut wishes = self.wishes.lock();
             if !wishes.stop {
                 self.wake.wait_for(&mut wishes, REST);

@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::held::Held;
 use super::journal::Journal;
 use super::meta::Meta;
-use super::order::scattered_shards;
+use super::order::{Pulse, scattered_shards};
 use super::record::Person;
 use super::registry::Registry;
 use super::shard::{Asker, Shard};
@@ -107,8 +107,10 @@ pub struct Inner {
     pub usage: Journal,
     /// Events applied since the last sweep began, but for those that a start applies many at a time.
     pub events: AtomicU64,
-    /// The same when it was last asked whether little is taken in.
-    pub events_seen: AtomicU64,
+    /// Changes of persons' consent since the start.
+    pub consent_changes: AtomicU64,
+    /// How many of them come in.
+    pub pulse: Mutex<Pulse>,
     pub notes: Journal,
     /// From which generation of notes on the last checkpoint does not have them.
     pub notes_from: AtomicU64,
@@ -174,7 +176,8 @@ impl Inner {
             doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,
             events: AtomicU64::new(0),
-            events_seen: AtomicU64::new(0),
+            consent_changes: AtomicU64::new(0),
+            pulse: Mutex::new(Pulse::begin(Instant::now())),
             notes,
             notes_from: AtomicU64::new(0),
             checkpoint: Mutex::default(),
@@ -275,8 +278,10 @@ impl Inner {
     }
 
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
+        let mut shard = self.shard(who);
+        // Under the lock: a rebuild takes each lock after it has said so, and before it empties the store.
         self.require_serving()?;
-        self.shard(who).load(who, Asker::Caller, &*self.store).map_err(|err| self.noting_damage(err))
+        shard.load(who, Asker::Caller, &*self.store).map_err(|err| self.noting_damage(err))
     }
 
     /// Damage found while reading means that the next start has to rebuild.
@@ -332,7 +337,7 @@ impl Inner {
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
         let mut shard = self.shard(who);
-        // Under the lock: closing takes each lock after it has said so, and then nothing changes any more.
+        // Under the lock: a rebuild and closing take each lock after they have said so, and then nothing changes any more.
         self.require_serving()?;
         if !room && !shard.holds_usage(who) {
             return Err(ViewError::Full);
@@ -343,6 +348,9 @@ impl Inner {
         let usage = matches!(touched, Touched::Usage | Touched::Both).then(|| person.encode_usage());
         if touched == Touched::Nothing {
             return Ok(answer);
+        }
+        if consent.is_some() {
+            self.consent_changes.fetch_add(1, Ordering::Relaxed);
         }
         let journal_full = usage.as_ref().is_some_and(|usage| self.usage.append(USAGE, &[&who.0, usage]));
         let grown = shard.put(who, consent, usage);

@@ -26,7 +26,7 @@ pub struct Meta {
     pub layouts: [Layout; SHARDS],
     /// Persons per shard. After a crash a few are missing, which only delays a split.
     pub persons: [u32; SHARDS],
-    /// Buckets per shard that were written one by one since all of them were written in order. After a crash a few are missing too.
+    /// Writes of single buckets per shard since all of them were written in order. After a crash a few are missing too.
     pub scattered: [u32; SHARDS],
 }
 

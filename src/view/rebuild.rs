@@ -121,6 +121,8 @@ impl Inner {
     /// Empties the store and all that was read from it. Usage that the store does not have yet stays.
     fn empty(&self) -> Result<(), ViewError> {
         let mut stored = self.stored.lock();
+        // Whoever asked before the phase changed has read what there was; who asks from now on is told that it is being built.
+        self.shards.iter().for_each(|shard| drop(shard.lock()));
         let mut keys = Vec::new();
         self.store.scan(&[], &mut |key, _| keys.push(key.to_vec()))?;
         for key in keys {

@@ -134,7 +134,7 @@ fn random_histories_read_as_the_ledger_says(place: Place) {
                 drop(view);
                 view = place.serving(&ledger);
             }
-            _ => assert!(!view.inner.tend(Duration::ZERO)),
+            _ => assert!(!view.inner.tend(Duration::ZERO, Instant::now())),
         }
     }
     ledger.check(&view, 30, "at the end");
@@ -281,19 +281,19 @@ fn a_full_disk_pauses(place: Place) {
     assert!(view.inner.sweep(Pace::Full).unwrap());
     let stored = view.stats().stored;
     place.free_mib.store(63, Ordering::Relaxed);
-    view.inner.tend(Duration::ZERO);
+    view.inner.tend(Duration::ZERO, Instant::now());
     assert_eq!(view.stats().health, Health::Paused);
     let (writes, journal) = (place.disk.as_ref().map(Disk::writes), view.stats().journal_bytes);
     ledger.append(&mut Dice::new(5), 10);
     ledger.apply_from(&view, 0);
     assert_eq!(count(&view, &person(0)).unwrap(), 2);
     assert!(!view.inner.sweep(Pace::Full).unwrap());
-    view.inner.tend(drain::SWEEP_AFTER);
+    view.inner.tend(drain::SWEEP_AFTER, Instant::now());
     assert_eq!((place.disk.as_ref().map(Disk::writes), view.stats().journal_bytes), (writes, journal));
     assert_eq!(view.stats().stored, stored);
     ledger.check(&view, 10, "paused");
     place.free_mib.store(64, Ordering::Relaxed);
-    view.inner.tend(drain::SWEEP_AFTER);
+    view.inner.tend(drain::SWEEP_AFTER, Instant::now());
     assert_eq!((view.stats().health, view.stats().dirty), (Health::Normal, 0));
     assert_eq!(view.stats().stored, ledger.position(1));
     // Stopping with a full disk says so, and the next start has the ledger's part.
@@ -360,14 +360,14 @@ fn notes_come_back(place: Place) {
     view.note(1, b"a");
     view.note(2, b"b");
     view.note(2, &vec![0; NOTE_LEN_MAX + 1]);
-    view.inner.tend(Duration::ZERO);
+    view.inner.tend(Duration::ZERO, Instant::now());
     drop(view);
     let view = place.serving(&Ledger::default());
     assert_eq!(read(&view), ["1:a", "2:b"], "after a crash");
     view.on_checkpoint(|| vec![("all".into(), b"a, b".to_vec())]);
     view.inner.write_checkpoint().unwrap();
     view.note(3, b"c");
-    view.inner.tend(Duration::ZERO);
+    view.inner.tend(Duration::ZERO, Instant::now());
     drop(view);
     let view = place.serving(&Ledger::default());
     assert_eq!(read(&view), ["all=a, b", "3:c"], "a checkpoint and what came after");

@@ -25,7 +25,7 @@ fn run(seed: u64) {
                 counted[n as usize] = count(&view, &person(n)).unwrap();
             }
             11 => {
-                view.inner.tend(Duration::ZERO);
+                view.inner.tend(Duration::ZERO, Instant::now());
                 written = counted;
             }
             17 => {
@@ -107,7 +107,7 @@ fn a_store_that_fails_takes_no_more_writes_and_is_rebuilt() {
         ledger.apply_from(&view, 30);
         (0..PERSONS).for_each(|n| assert_eq!(count(&view, &person(n)).unwrap(), 2));
         assert!(!view.inner.sweep(Pace::Full).unwrap());
-        view.inner.tend(drain::SWEEP_AFTER);
+        view.inner.tend(drain::SWEEP_AFTER, Instant::now());
         assert_eq!(disk.writes(), writes);
         assert!(view.close().is_err());
         drop(view);

@@ -98,7 +98,7 @@ fn another_boot_needs_a_clean_stop() {
     let (view, opened) = place.open();
     assert_eq!(opened.rebuild, None, "it was closed cleanly");
     count(&view, &person(3)).unwrap();
-    view.inner.tend(Duration::ZERO);
+    view.inner.tend(Duration::ZERO, Instant::now());
     drop(view);
     let (view, opened) = place.open();
     assert_eq!(opened.rebuild, None, "killed during the same boot");
@@ -116,7 +116,7 @@ fn a_view_of_another_ledger_is_put_away_with_its_usage() {
     let ledger = filled(&place);
     let view = place.serving(&ledger);
     count(&view, &person(3)).unwrap();
-    view.inner.tend(Duration::ZERO);
+    view.inner.tend(Duration::ZERO, Instant::now());
     drop(view);
     let folder = folder::Folder::open(&place.dir()).unwrap();
     let other = LedgerIdentity([7; 16]);

@@ -55,35 +55,39 @@ fn buckets_stored(view: &View) -> usize {
     buckets
 }
 
-/// Looks around until nothing is scattered, but not for ever.
-fn look_around(view: &View) {
+/// Looks around once a second for a while, in which so many changes a second come; returns when that is over.
+fn look_around(view: &View, mut now: Instant, changes_per_second: u64) -> Instant {
     for _ in 0..10 {
-        view.inner.tend(Duration::ZERO);
+        now += Duration::from_secs(1);
+        view.inner.consent_changes.fetch_add(changes_per_second, Ordering::Relaxed);
+        view.inner.tend(Duration::ZERO, now);
     }
+    now
+}
+
+/// A view of [`PERSONS`] whose buckets were written one by one, and what everybody is known with.
+fn scattered(place: &Place) -> (View, Vec<u64>) {
+    let view = place.serving(&Ledger::default());
+    // Each sweep doubles the buckets once at most.
+    let marks: Vec<u64> = (1..12).collect();
+    marks.iter().for_each(|round| touch(&view, 0..PERSONS, *round).unwrap());
+    assert!(layout(&view).buckets() >= 128, "{:?}", layout(&view));
+    assert_eq!(view.stats().scattered_shards, 1);
+    (view, marks)
 }
 
 fn scattered_buckets_are_put_in_order(place: Place) {
-    let view = place.serving(&Ledger::default());
-    // Each sweep doubles the buckets once at most.
-    for round in 1..12 {
-        touch(&view, 0..PERSONS, round).unwrap();
-    }
-    let marks: Vec<u64> = (1..12).collect();
+    let (view, marks) = scattered(&place);
     let (before, stored) = (layout(&view), buckets_stored(&view));
-    assert!(before.buckets() >= 128, "{before:?}");
-    assert_eq!(view.stats().scattered_shards, 1);
     // Not while much is taken in.
-    for _ in 0..10 {
-        view.inner.events.fetch_add(500, Ordering::Relaxed);
-        view.inner.tend(Duration::ZERO);
-    }
+    let now = look_around(&view, Instant::now(), 600);
     assert_eq!((layout(&view), view.stats().scattered_shards), (before, 1));
     // Nor where a second view would not fit.
     place.free_mib.store(64, Ordering::Relaxed);
-    look_around(&view);
+    let now = look_around(&view, now, 0);
     assert_eq!((layout(&view), view.stats().scattered_shards), (before, 1));
     place.free_mib.store(1_000, Ordering::Relaxed);
-    look_around(&view);
+    look_around(&view, now, 500);
     assert_eq!((layout(&view), view.stats().scattered_shards), (before.beside(before.depth), 0));
     assert_eq!(buckets_stored(&view), stored, "the old ones are gone");
     check(&view, PERSONS, &marks, "in order");
@@ -100,7 +104,7 @@ fn scattered_buckets_are_put_in_order_by_a_quiet_sidecar() {
     scattered_buckets_are_put_in_order(Place::sled());
 }
 
-/// Cuts laying out short at each of its writes, with every part of what was written kept.
+/// Cuts laying out short at each of its writes, and keeps some of what was written since the last flush.
 #[test]
 fn what_cuts_it_short_loses_nobody() {
     const FEW: u64 = 40;
@@ -150,4 +154,105 @@ fn what_cuts_it_short_loses_nobody() {
         check(&view, LEFT, &[1, 2, 3, 4, 5], &context);
     }
     assert!((10..140).contains(&finished), "{finished}");
+}
+
+#[test]
+fn it_ends_when_the_disk_is_full_or_there_is_something_to_sweep() {
+    let place = Place::memory();
+    let (view, marks) = scattered(&place);
+    let (before, stored) = (layout(&view), buckets_stored(&view));
+    let lay_out =
+        |pace, depth| view.inner.lay_out(&mut view.inner.stored.lock(), SHARD, depth, pace).unwrap();
+    place.free_mib.store(1, Ordering::Relaxed);
+    for (pace, depth) in [(Pace::Full, before.depth), (Pace::Gentle, before.depth + 1)] {
+        assert!(!lay_out(pace, depth));
+        assert_eq!(layout(&view), before);
+        assert!(buckets_stored(&view) > stored, "some were written");
+        check(&view, PERSONS, &marks, "cut short");
+    }
+    place.free_mib.store(1_000, Ordering::Relaxed);
+    view.inner.events.store(1_000_000, Ordering::Relaxed);
+    assert!(!lay_out(Pace::Idle, before.depth));
+    assert_eq!(layout(&view), before);
+    assert!(lay_out(Pace::Gentle, before.depth));
+    assert_eq!(buckets_stored(&view), stored, "nothing is left of any attempt");
+    check(&view, PERSONS, &marks, "laid out");
+}
+
+#[test]
+fn an_export_goes_on_across_it() {
+    let place = Place::memory();
+    let (view, marks) = scattered(&place);
+    let mut seen = Vec::new();
+    let read = view.each_of(SHARD, |who, person| {
+        assert_eq!(person.trail.len(), marks.len());
+        seen.push(who);
+        if seen.len() % 100 == 0 {
+            let mut stored = view.inner.stored.lock();
+            // In as many buckets, and in twice as many.
+            let depth = stored.layouts[SHARD].depth + (seen.len() % 200 == 0) as u8;
+            assert!(view.inner.lay_out(&mut stored, SHARD, depth, Pace::Full).unwrap());
+        }
+        ControlFlow::Continue(())
+    });
+    read.unwrap();
+    assert!(seen.is_sorted());
+    assert_eq!(seen.len() as u64, PERSONS);
+}
+
+#[test]
+fn readers_beside_it_find_everybody() {
+    const ROUNDS: u32 = 40;
+    let place = Place::sled();
+    let (view, marks) = scattered(&place);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (view, marks, done) = (&view, &marks, &done);
+            scope.spawn(move || {
+                let mut n = reader;
+                while !done.load(Ordering::Relaxed) {
+                    n = (n + 7) % PERSONS;
+                    view.inner.shards[SHARD].lock().forget_read();
+                    assert_eq!(view.get(&neighbour(n)).unwrap().trail.len(), marks.len(), "{n}");
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            let mut stored = view.inner.stored.lock();
+            let depth = stored.layouts[SHARD].depth + u8::from(round == ROUNDS / 2);
+            assert!(view.inner.lay_out(&mut stored, SHARD, depth, Pace::Full).unwrap());
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    check(&view, PERSONS, &marks, "behind all of it");
+}
+
+/// Whoever asked just before a rebuild empties the store is not told that nobody is known.
+#[test]
+fn who_asks_while_a_rebuild_begins_is_told_what_was_known_or_that_it_is_being_built() {
+    for _ in 0..20 {
+        let place = Place::memory();
+        let view = place.serving(&Ledger::default());
+        touch(&view, 0..1, 1).unwrap();
+        let who = neighbour(0);
+        let mut held = view.inner.shards[SHARD].lock();
+        held.forget_read();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| view.get(&who));
+            // Most likely it waits for the lock by now.
+            (0..100).for_each(|_| std::thread::yield_now());
+            let rebuilt = scope.spawn(|| view.rebuild().map(drop));
+            while view.inner.phase() == Phase::Serving {
+                std::thread::yield_now();
+            }
+            (0..100).for_each(|_| std::thread::yield_now());
+            drop(held);
+            match asked.join().unwrap() {
+                Ok(person) => assert_eq!(person.trail.len(), 1, "nobody is known"),
+                Err(err) => assert!(matches!(err, ViewError::Rebuilding), "{err}"),
+            }
+            rebuilt.join().unwrap().unwrap();
+        });
+    }
 }
