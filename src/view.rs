@@ -297,10 +297,10 @@ impl View {
         self.inner.require_undoubted(who)?;
         // Looked up first: what is let go meanwhile is in the store by then.
         let held = self.inner.held.of(who);
-        let mut person = self.inner.get(who)?;
-        held.over(who, &mut person);
-        self.inner.registry.distrusts.lay_over(&mut person.record);
-        Ok(person)
+        self.inner.get(who, |person| {
+            held.over(who, person);
+            self.inner.registry.distrusts.lay_over(&mut person.record);
+        })
     }
 
     /// Lets `event` hold for its subjects from now on, in all that is read here, until [`View::let_go`]. It is not written down.

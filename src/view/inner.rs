@@ -277,11 +277,15 @@ impl Inner {
         self.shards[shard_of(who)].lock()
     }
 
-    pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
+    /// Reads a person, with what `over` lays over.
+    pub fn get(&self, who: &Identifier, over: impl FnOnce(&mut Person)) -> Result<Person, ViewError> {
         let mut shard = self.shard(who);
-        // Under the lock: a rebuild takes each lock after it has said so, and before it empties the store.
+        // Under the lock, all of it: a rebuild takes each lock after it has said so, and before it empties anything.
         self.require_serving()?;
-        shard.load(who, Asker::Caller, &*self.store).map_err(|err| self.noting_damage(err))
+        let person = shard.load(who, Asker::Caller, &*self.store);
+        let mut person = person.map_err(|err| self.noting_damage(err))?;
+        over(&mut person);
+        Ok(person)
     }
 
     /// Damage found while reading means that the next start has to rebuild.

@@ -1,4 +1,4 @@
-//! Buckets are laid out anew: in order, in more of them, and whatever cuts that short.
+//! Buckets are laid out anew: in order, in more of them, and whatever cuts that short. And who asks while a rebuild begins.
 
 use std::ops::ControlFlow;
 
@@ -255,4 +255,46 @@ fn who_asks_while_a_rebuild_begins_is_told_what_was_known_or_that_it_is_being_bu
             rebuilt.join().unwrap().unwrap();
         });
     }
+}
+
+/// An opt-in of a forked origin does not count again for whoever asks while a rebuild begins.
+#[test]
+fn what_is_distrusted_stays_so_while_a_rebuild_begins() {
+    let place = Place::memory();
+    let mut dice = Dice::new(1);
+    // Until there is an event that distrust takes something away from.
+    let (ledger, view, plain) = loop {
+        let mut ledger = Ledger::default();
+        ledger.append(&mut dice, 1);
+        let view = Place::memory().serving(&ledger);
+        let plain = view.get(&person(0)).unwrap().record;
+        view.put_distrust(ledger.events[0].0.origin, 1);
+        if view.get(&person(0)).unwrap().record != plain {
+            break (ledger, place.serving(&Ledger::default()), plain);
+        }
+    };
+    let (id, event) = &ledger.events[0];
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let rebuild = || {
+        let mut rebuilder = view.rebuild().unwrap();
+        rebuilder.distrust(id.origin, 1);
+        rebuilder.event(ledger.position(0), *id, event).unwrap();
+        rebuilder.finish(ledger.position(1), |_, _| {}).unwrap();
+    };
+    rebuild();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    match view.get(&person(0)) {
+                        // Not printed: records are long.
+                        Ok(person) => assert!(person.record != plain, "it counts again"),
+                        Err(err) => assert!(matches!(err, ViewError::Rebuilding), "{err}"),
+                    }
+                }
+            });
+        }
+        (0..300).for_each(|_| rebuild());
+        done.store(true, Ordering::Relaxed);
+    });
 }
