@@ -140,6 +140,8 @@ pub struct Replication {
     pub bootstrap_budget_ms: u64,
     /// Between two ranges of the view that are compared with an anchor's, in milliseconds.
     pub compare_every_ms: u64,
+    /// With more events missing than these, an anchor takes the opt-outs of another's snapshot before the events.
+    pub far_behind_events: u64,
     /// How long an opt-out may wait for an anchor, in milliseconds.
     pub opt_out_wait_ms: u64,
     /// Whether peers outside loopback may talk without TLS.
@@ -229,6 +231,7 @@ impl Default for Config {
                 max_staleness_ms: 60_000,
                 bootstrap_budget_ms: 10_000,
                 compare_every_ms: 5_000,
+                far_behind_events: 200_000,
                 opt_out_wait_ms: 250,
                 allow_plaintext: false,
             },

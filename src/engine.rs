@@ -6,6 +6,7 @@
 mod applying;
 pub mod audit;
 pub mod book;
+pub mod borrow;
 mod carry_on;
 pub mod check;
 pub mod codec;

@@ -6,12 +6,14 @@
 //!                                        │ └▶ usage ⇄ engine: what was sent, heard and undone, here and elsewhere
 //!                                        └▶ knowing ─▶ Replica: fresh until, backlog, members, clocks
 //!  edge:  snapshot ◀─ anchor, once, before it talks      submit ─▶ anchor: what was taken in here, until one has it
+//!  anchor that is far behind:  behind ◀─ anchor: the opt-outs of a snapshot, until their events are here
 //! ```
 //!
 //! [`drive`] runs the machine in one task: all that happens comes to it in one order. It decides nothing: the protocol is the
 //! machine's, what a stale node may allow is the policy's. Nothing here has heard of consent.
 
 pub(crate) mod anchors;
+mod behind;
 mod carrier;
 pub(crate) mod compare;
 mod dial;
@@ -58,6 +60,8 @@ pub struct Config {
     pub bootstrap_budget: Duration,
     /// How long to wait between two ranges that are compared with an anchor's.
     pub compare_every: Duration,
+    /// With more events missing than these, an anchor borrows another's opt-outs until they are here.
+    pub far_behind_events: u64,
 }
 
 /// One peer, for whoever asks how it is.
@@ -144,7 +148,15 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     if driver.engine.edge().is_some() {
         run_edge(driver, &comparing, stop).await;
     } else {
-        tokio::join!(talk(driver, stop.clone()), compare::run(&comparing, stop));
+        let behind = behind::Behind {
+            engine: driver.engine.clone(),
+            shared: Arc::clone(&driver.shared),
+            anchors,
+            member: comparing.member.clone(),
+            far_events: driver.config.far_behind_events,
+        };
+        let behind = behind::run(behind, stop.clone());
+        tokio::join!(talk(driver, stop.clone()), compare::run(&comparing, stop), behind);
     }
 }
 

@@ -46,6 +46,7 @@ mod held;
 mod inner;
 mod journal;
 mod keep;
+mod lent;
 mod meta;
 mod notes;
 mod open;
@@ -63,6 +64,7 @@ pub use catch_up::Placed;
 pub use error::{StoreError, ViewError};
 pub use folder::LedgerIdentity;
 pub use inner::{Health, Phase};
+pub use lent::{LENT_BYTES_MAX, Lent};
 pub use notes::Note;
 pub use rebuild::Rebuilder;
 pub use record::{PERSON_FORM_VERSION, Person};
@@ -296,9 +298,10 @@ impl View {
     pub fn get(&self, who: &Identifier) -> Result<Person, ViewError> {
         self.inner.require_undoubted(who)?;
         // Looked up first: what is let go meanwhile is in the store by then.
-        let held = self.inner.held.of(who);
+        let (held, lent) = (self.inner.held.of(who), self.inner.lent.of(who)?);
         self.inner.get(who, |person| {
             held.over(who, person);
+            lent::lay_over(lent.as_ref(), person);
             self.inner.registry.distrusts.lay_over(&mut person.record);
         })
     }
@@ -313,9 +316,26 @@ impl View {
         self.inner.held.let_go(id, event);
     }
 
+    /// Lets what is lent hold in all that is read here, in place of what was lent before; [`Lent::default`] ends it. It is not written down.
+    pub fn borrow(&self, lent: Lent) {
+        self.inner.lent.replace(lent);
+    }
+
+    /// What is lent now.
+    #[must_use]
+    pub fn lent(&self) -> Arc<Lent> {
+        self.inner.lent.all()
+    }
+
+    /// Whether something is lent.
+    #[must_use]
+    pub fn borrows(&self) -> bool {
+        self.inner.lent.is_any()
+    }
+
     /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock: of several
     /// callers each sees what the one before left. `change` must be short and must not come back to the view. What lies over the person's
-    /// consent (see [`View::hold`], [`View::put_distrust`]) must not be kept, so `change` may say of usage only that it touched it.
+    /// consent (see [`View::hold`], [`View::borrow`], [`View::put_distrust`]) must not be kept, so `change` may say of usage only that it touched it.
     ///
     /// # Errors
     /// When the store cannot be read, or changes of usage cannot be held: nothing was changed, `change` not called.
@@ -325,8 +345,10 @@ impl View {
         change: impl FnOnce(&mut Person) -> (R, Touched),
     ) -> Result<R, ViewError> {
         self.inner.require_undoubted(who)?;
+        let lent = self.inner.lent.of(who)?;
         self.inner.update(who, Asker::Caller, |person| {
             self.inner.held.of(who).over(who, person);
+            lent::lay_over(lent.as_ref(), person);
             self.inner.registry.distrusts.lay_over(&mut person.record);
             change(person)
         })

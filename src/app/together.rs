@@ -54,6 +54,7 @@ pub fn start(config: &Config, engine: &Engine, readiness: &Readiness) -> Option<
         max_staleness: Duration::from_millis(replication.max_staleness_ms),
         bootstrap_budget: Duration::from_millis(replication.bootstrap_budget_ms),
         compare_every: Duration::from_millis(replication.compare_every_ms),
+        far_behind_events: replication.far_behind_events,
     };
     Some(peers::new(engine.clone(), readiness.clone(), config))
 }

@@ -117,6 +117,7 @@ fn tell_replication(lines: &mut Lines, replication: &v1::ReplicationStatus) {
         unverified_origins,
         anchors_heard,
         anchors_wanted,
+        borrowed_records,
     } = replication;
     let state = match (catching_up, stale) {
         (true, _) => "catching up: everything is denied",
@@ -127,6 +128,13 @@ fn tell_replication(lines: &mut Lines, replication: &v1::ReplicationStatus) {
     if *backlog_events > 0 || *catching_up {
         let missing = text::count(*backlog_events, "event");
         lines.row("backlog", format!("{missing}; {anchors_heard} of {anchors_wanted} anchors heard in full"));
+    }
+    if *borrowed_records > 0 {
+        let suppressed = text::count(*borrowed_records, "person");
+        lines.row(
+            "borrowed",
+            format!("opt-outs of {suppressed}, from an anchor's snapshot, until their events are here"),
+        );
     }
     lines.row("members", members.to_string());
     for peer in peers {
@@ -250,6 +258,7 @@ mod tests {
             replication: Some(v1::ReplicationStatus {
                 catching_up: true,
                 backlog_events: 12,
+                borrowed_records: 3,
                 anchors_heard: 1,
                 anchors_wanted: 2,
                 peers: vec![peer],
@@ -260,6 +269,7 @@ mod tests {
         });
         for expected in [
             "12 events; 1 of 2 anchors heard in full",
+            "opt-outs of 3 persons, from an anchor's snapshot",
             "(two), 1 event ahead of us, 4 events behind us, known as it was 1.25s ago",
             "its last stream ended: the peer [2J closed it",
             "from 8 on, as 0202",

@@ -44,6 +44,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         max_staleness_ms,
         bootstrap_budget_ms,
         compare_every_ms,
+        far_behind_events,
         opt_out_wait_ms,
         allow_plaintext,
     } = replication;
@@ -74,6 +75,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         ("replication.max_staleness", format!("{max_staleness_ms}")),
         ("replication.bootstrap_budget", format!("{bootstrap_budget_ms}")),
         ("replication.compare_every", format!("{compare_every_ms}")),
+        ("replication.far_behind_events", format!("{far_behind_events}")),
         ("replication.opt_out_wait", format!("{opt_out_wait_ms}")),
         ("replication.allow_plaintext", format!("{allow_plaintext}")),
         // The words too: the lists in the folder may have changed.

@@ -23,6 +23,8 @@ pub const KEEP_MS_MAX: i64 = 3_660 * DAY_MS;
 pub const BUFFER_MAX: u32 = 1_000_000;
 /// The most peers.
 pub const PEERS_MAX: usize = 64;
+/// The most events that an anchor may lack before it counts as far behind.
+pub const FAR_BEHIND_EVENTS_MAX: u64 = 1_000_000_000;
 /// How many anchors a cluster may have.
 const ANCHORS_MAX: u32 = 64;
 
@@ -147,6 +149,7 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
         max_staleness_ms,
         bootstrap_budget_ms,
         compare_every_ms,
+        far_behind_events,
         opt_out_wait_ms,
         allow_plaintext,
     } = replication;
@@ -163,6 +166,9 @@ fn read_replication(mut section: Section<'_>, replication: &mut Replication, rep
     section.read("max_staleness", report, max_staleness_ms, |at, report| span(at, report, DAY_MS));
     section.read("bootstrap_budget", report, bootstrap_budget_ms, |at, report| span(at, report, HOUR_MS));
     section.read("compare_every", report, compare_every_ms, |at, report| span(at, report, HOUR_MS));
+    section.read("far_behind_events", report, far_behind_events, |at, report| {
+        at.number(report, 1..=FAR_BEHIND_EVENTS_MAX)
+    });
     section.read("opt_out_wait", report, opt_out_wait_ms, |at, report| span(at, report, MINUTE_MS));
     section.read("allow_plaintext", report, allow_plaintext, At::switch);
     if !*allow_plaintext {

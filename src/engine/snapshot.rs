@@ -1,4 +1,4 @@
-//! All that is known here at some vector, for a node without history.
+//! All that is known here at some vector, for a node without history; or what of it suppresses, for one that lacks much of its own.
 //!
 //! A snapshot is not one moment's: each person is as known at some moment after the vector was taken. Merging is a join, so the events
 //! behind that vector, applied over it, lead to the same as all events would.
@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use crate::ledger::{Head, Position};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::{EventId, Identifier, OriginId};
-use crate::view::{Rebuilder, View};
+use crate::policy::record::Record;
+use crate::view::{Person, Rebuilder, View};
 
 use super::codec;
 use super::error::EngineError;
+use super::people::{self, Identity};
 use super::ranges::{RANGES, registry};
 use super::token::Token;
 use super::{Engine, Inner};
@@ -26,6 +28,15 @@ pub const ITEMS_PER_PART_MAX: usize = 1_024;
 /// How long the view may be behind the ledger when a snapshot begins.
 const APPLIED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Of what is known here, what a snapshot has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    All,
+    /// The persons whom something suppresses, and of each what does.
+    Suppressing,
+}
 
 /// One piece of a snapshot. Heads come first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +52,15 @@ pub enum Part {
 }
 
 impl Engine {
-    /// Hands all that is known here to `each`, until it breaks. Blocking.
+    /// Hands what is known here to `each`, until it breaks. Blocking.
     ///
     /// # Errors
     /// [`EngineError`]; what was handed over is of no use then.
-    pub fn snapshot(&self, mut each: impl FnMut(Part) -> ControlFlow<()>) -> Result<(), EngineError> {
+    pub fn snapshot(
+        &self,
+        extent: Extent,
+        mut each: impl FnMut(Part) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
         let inner = &self.inner;
         inner.serving()?;
         let heads = inner.ledger()?.vector();
@@ -56,24 +71,24 @@ impl Engine {
                 return Ok(());
             }
         }
-        for named in inner.ledger()?.named().chunks(ITEMS_PER_PART_MAX) {
-            if each(Part::Named(named.to_vec())).is_break() {
-                return Ok(());
-            }
-        }
-        let entries: Vec<Vec<u8>> =
-            registry::entries(&inner.view).map(|entry| codec::encode_entry(&entry)).collect();
-        for entries in entries.chunks(ITEMS_PER_PART_MAX) {
-            if each(Part::Entries(entries.to_vec())).is_break() {
-                return Ok(());
-            }
+        if extent == Extent::All && inner.what_belongs_to_nobody(&mut each)?.is_break() {
+            return Ok(());
         }
         let (mut persons, mut bytes) = (Vec::new(), 0);
         for shard in 0..View::SHARDS {
-            let mut flow = ControlFlow::Continue(());
+            let (mut flow, mut unread) = (ControlFlow::Continue(()), Ok(()));
             inner.view.each_of(shard, |who, mut person| {
                 // Places of this ledger, which mean nothing elsewhere.
                 person.trail.clear();
+                if extent == Extent::Suppressing {
+                    match suppressing(&inner.view, &who, person.record) {
+                        Ok(record) => person = Person { record, ..Person::default() },
+                        Err(error) => {
+                            unread = Err(error);
+                            return ControlFlow::Break(());
+                        }
+                    }
+                }
                 let encoded = person.encode_consent();
                 if encoded.is_empty() {
                     return flow;
@@ -86,6 +101,7 @@ impl Engine {
                 }
                 flow
             })?;
+            unread?;
             if flow.is_break() {
                 return Ok(());
             }
@@ -126,7 +142,48 @@ impl Engine {
     }
 }
 
+/// What of a record denies, with the identifiers tied to it of which something does.
+fn suppressing(view: &View, who: &Identifier, record: Record) -> Result<Record, EngineError> {
+    let identity = Identity { own: *who, aliases: Vec::new() };
+    let others = match people::others(view, &identity, &record.links) {
+        Ok(others) => others,
+        // Nothing is allowed to such a person here; elsewhere what is known of the identifier itself holds.
+        Err(EngineError::TooManyLinks(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    #[cfg(sabotage)]
+    let others = if crate::sabotage::is("links-not-lent") { Vec::new() } else { others };
+    let mut record = record.suppressing();
+    record.links.forms = others
+        .into_iter()
+        .filter(|(_, _, other)| !other.record.suppresses_nothing())
+        .map(|(_, who, _)| who)
+        .collect();
+    record.links.forms.sort_unstable();
+    Ok(record)
+}
+
 impl Inner {
+    /// Hands over what first records name, and templates, senders and forked origins.
+    fn what_belongs_to_nobody(
+        &self,
+        each: &mut impl FnMut(Part) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        for named in self.ledger()?.named().chunks(ITEMS_PER_PART_MAX) {
+            if each(Part::Named(named.to_vec())).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let entries: Vec<Vec<u8>> =
+            registry::entries(&self.view).map(|entry| codec::encode_entry(&entry)).collect();
+        for entries in entries.chunks(ITEMS_PER_PART_MAX) {
+            if each(Part::Entries(entries.to_vec())).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// Nothing of the view is known to be wrong.
     fn sound(&self) -> Result<(), EngineError> {
         if self.is_behind() || self.replica.is_damaged() || self.view.doubted() > 0 {
@@ -151,6 +208,18 @@ impl Inner {
     }
 }
 
+/// Whoever takes the parts of a snapshot.
+pub trait Taking: Send + 'static {
+    /// Takes a part. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be read or the disk fails: begin again.
+    fn take(&mut self, part: Part) -> Result<(), EngineError>;
+
+    /// How many persons were taken.
+    fn persons(&self) -> u64;
+}
+
 /// A snapshot that is being taken in.
 pub struct Loading {
     engine: Engine,
@@ -160,12 +229,8 @@ pub struct Loading {
     persons: u64,
 }
 
-impl Loading {
-    /// Takes a part. Blocking.
-    ///
-    /// # Errors
-    /// When it cannot be read or the disk fails: begin again.
-    pub fn take(&mut self, part: Part) -> Result<(), EngineError> {
+impl Taking for Loading {
+    fn take(&mut self, part: Part) -> Result<(), EngineError> {
         match part {
             Part::Heads(heads) => self.heads.extend(heads),
             Part::Named(named) => self.named.extend(named),
@@ -196,12 +261,12 @@ impl Loading {
         Ok(())
     }
 
-    /// How many persons were taken.
-    #[must_use]
-    pub fn persons(&self) -> u64 {
+    fn persons(&self) -> u64 {
         self.persons
     }
+}
 
+impl Loading {
     /// Puts it in force. Blocking. With the vector that it is at.
     ///
     /// # Errors

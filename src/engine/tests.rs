@@ -29,6 +29,7 @@ use crate::policy::types::{
 use crate::{ledger, limits, view};
 
 mod answers;
+mod borrowed;
 mod damaged;
 mod edges;
 pub(crate) mod forks;

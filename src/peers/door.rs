@@ -95,7 +95,8 @@ impl PeerService for Door {
     type SnapshotStream = Parts;
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Parts>, Status> {
-        let pb::SnapshotRequest { member, person_form_version, wants_named } = request.into_inner();
+        let pb::SnapshotRequest { member, person_form_version, wants_named, suppressing_only } =
+            request.into_inner();
         check_member(member.as_ref(), &self.member)?;
         if person_form_version != u32::from(PERSON_FORM_VERSION) {
             return Err(ApiError::OtherForm.into());
@@ -105,7 +106,8 @@ impl PeerService for Door {
             return Err(ApiError::Starting.into());
         }
         let turn = Arc::clone(&self.snapshots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
-        Ok(Response::new(snapshot::give(&self.engine, wants_named, turn)))
+        let extent = snapshot::extent_of(suppressing_only);
+        Ok(Response::new(snapshot::give(&self.engine, extent, wants_named, turn)))
     }
 
     async fn compare(

@@ -58,6 +58,11 @@ impl Shared {
         *self.machine.lock() = machine.with_named(engine.named());
     }
 
+    /// How many events that anchors held when they connected are neither applied here nor among those up to `lent`.
+    pub fn lacks_beyond(&self, lent: &Heads) -> u64 {
+        self.machine.lock().lacks_beyond(lent)
+    }
+
     pub fn report(&self) -> Report {
         let now = now().mono;
         let machine = self.machine.lock();

@@ -1,4 +1,4 @@
-//! Snapshots: an anchor gives one, an edge takes it.
+//! Snapshots: an anchor gives one, an edge takes it, and so does, of what suppresses, an anchor that is far behind.
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -14,8 +14,9 @@ use tonic::Status;
 
 use super::anchors::{Anchors, Client};
 use crate::engine::Engine;
+use crate::engine::borrow::Borrowing;
 use crate::engine::error::EngineError;
-use crate::engine::snapshot::{Loading, Part};
+use crate::engine::snapshot::{Extent, Part, Taking};
 use crate::grpc::status::{ApiError, details_of};
 use crate::ledger::Head;
 use crate::pb::replication::v1 as pb;
@@ -48,13 +49,13 @@ impl Stream for Parts {
     }
 }
 
-/// Gives a snapshot; without what first records name to an edge that would not know it.
-pub fn give(engine: &Engine, wants_named: bool, turn: OwnedSemaphorePermit) -> Parts {
+/// Gives a snapshot; without what first records name to a node that would not know it.
+pub fn give(engine: &Engine, extent: Extent, wants_named: bool, turn: OwnedSemaphorePermit) -> Parts {
     let (sender, parts) = mpsc::channel(PARTS_WAITING_MAX);
     let engine = engine.clone();
     tokio::task::spawn_blocking(move || {
         let mut persons = 0;
-        let given = engine.snapshot(|part| {
+        let given = engine.snapshot(extent, |part| {
             if let Part::Persons(all) = &part {
                 persons += all.len() as u64;
             }
@@ -63,7 +64,7 @@ pub fn give(engine: &Engine, wants_named: bool, turn: OwnedSemaphorePermit) -> P
             }
             match sender.blocking_send(Ok(encode(part))) {
                 Ok(()) => ControlFlow::Continue(()),
-                // The edge has gone.
+                // Who asked has gone.
                 Err(_) => ControlFlow::Break(()),
             }
         });
@@ -73,7 +74,7 @@ pub fn give(engine: &Engine, wants_named: bool, turn: OwnedSemaphorePermit) -> P
                 Ok(pb::SnapshotResponse { part: Some(end) })
             }
             Err(error) => {
-                tracing::warn!(%error, "a snapshot for an edge could not be finished");
+                tracing::warn!(%error, "a snapshot for another node could not be finished");
                 Err(ApiError::from(error).into())
             }
         };
@@ -113,6 +114,8 @@ enum Failed {
     Malformed,
     #[error("it ended early")]
     Short,
+    #[error("it lacks as much as this node does")]
+    Behind,
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -165,39 +168,98 @@ async fn begin_empty(engine: &Engine) -> Result<(), EngineError> {
 async fn from(
     engine: &Engine,
     addr: SocketAddr,
-    mut client: Client,
+    client: Client,
     member: pb::Membership,
 ) -> Result<Heads, Failed> {
     let begun = Instant::now();
-    let request = pb::SnapshotRequest {
-        member: Some(member),
-        person_form_version: PERSON_FORM_VERSION.into(),
-        wants_named: true,
-    };
-    let answer = tokio::time::timeout(SILENT_FOR, client.snapshot(request)).await;
-    let mut parts = answer.map_err(|_| Failed::Silent)?.map_err(Box::new)?.into_inner();
-    let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_WAITING_MAX);
+    let request = request(member, Extent::All);
     let loading = engine.clone();
-    let loading = tokio::task::spawn_blocking(move || -> Result<Loading, EngineError> {
-        let mut loading = loading.load_snapshot()?;
-        while let Some(part) = receiver.blocking_recv() {
-            loading.take(part)?;
-        }
-        Ok(loading)
-    });
-    let received = receive(&mut parts, sender).await;
-    // Waited for in any case: there is one place for a snapshot that is being taken in.
-    let loading = loading.await.unwrap_or(Err(EngineError::Abandoned));
-    let loading = loading?;
-    let wanted = received?;
-    if loading.persons() != wanted {
-        return Err(Failed::Short);
-    }
+    let loading = taken(client, request, move || loading.load_snapshot()).await?;
+    let persons = loading.persons();
     let finished = tokio::task::spawn_blocking(move || loading.finish()).await;
     let heads = finished.unwrap_or(Err(EngineError::Abandoned))?;
     let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(anchor = %addr, persons = wanted, origins = heads.len(), took_ms, "a snapshot is in force");
+    tracing::info!(anchor = %addr, persons, origins = heads.len(), took_ms, "a snapshot is in force");
     Ok(heads)
+}
+
+/// Asks the anchors, each once, for what suppresses in a snapshot, until one has enough of what is missing here and it is in force. With the
+/// vector it is at.
+pub async fn borrow(
+    engine: &Engine,
+    anchors: &Anchors,
+    member: &pb::Membership,
+    has_enough: impl Fn(&[(OriginId, Head)]) -> bool,
+) -> Option<Heads> {
+    for (addr, client) in anchors.in_turn() {
+        let begun = Instant::now();
+        let borrower = engine.clone();
+        let request = request(member.clone(), Extent::Suppressing);
+        let borrowed = taken(client, request, move || Ok(borrower.borrow_opt_outs())).await;
+        let enough =
+            borrowed.and_then(
+                |borrowed: Borrowing| {
+                    if has_enough(borrowed.heads()) { Ok(borrowed) } else { Err(Failed::Behind) }
+                },
+            );
+        match enough {
+            Ok(borrowed) => {
+                let heads = borrowed.heads().to_vec();
+                borrowed.finish();
+                let persons = engine.view().lent().persons();
+                let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(
+                    anchor = %addr,
+                    persons,
+                    took_ms,
+                    "this node is far behind: the opt-outs of an anchor's snapshot hold until their events are here"
+                );
+                return Some(heads);
+            }
+            Err(failed) => tracing::debug!(anchor = %addr, %failed, "no opt-outs from an anchor"),
+        }
+    }
+    None
+}
+
+fn request(member: pb::Membership, extent: Extent) -> pb::SnapshotRequest {
+    pb::SnapshotRequest {
+        member: Some(member),
+        person_form_version: PERSON_FORM_VERSION.into(),
+        wants_named: extent == Extent::All,
+        suppressing_only: extent == Extent::Suppressing,
+    }
+}
+
+/// What was asked for.
+#[must_use]
+pub const fn extent_of(suppressing_only: bool) -> Extent {
+    if suppressing_only { Extent::Suppressing } else { Extent::All }
+}
+
+/// Lets what `begin` makes take a whole snapshot.
+async fn taken<T: Taking>(
+    mut client: Client,
+    request: pb::SnapshotRequest,
+    begin: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, Failed> {
+    let answer = tokio::time::timeout(SILENT_FOR, client.snapshot(request)).await;
+    let mut parts = answer.map_err(|_| Failed::Silent)?.map_err(Box::new)?.into_inner();
+    let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_WAITING_MAX);
+    let taking = tokio::task::spawn_blocking(move || -> Result<T, EngineError> {
+        let mut taking = begin()?;
+        while let Some(part) = receiver.blocking_recv() {
+            taking.take(part)?;
+        }
+        Ok(taking)
+    });
+    let received = receive(&mut parts, sender).await;
+    // Waited for in any case: there is one place for a snapshot that is being taken in.
+    let taking = taking.await.unwrap_or(Err(EngineError::Abandoned))?;
+    if taking.persons() != received? {
+        return Err(Failed::Short);
+    }
+    Ok(taking)
 }
 
 /// Hands the parts on as they come; how many persons there should be in all.

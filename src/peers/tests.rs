@@ -33,6 +33,7 @@ async fn talk(
         max_staleness: Duration::from_secs(60),
         bootstrap_budget: Duration::from_secs(1),
         compare_every: Duration::from_secs(3_600),
+        far_behind_events: 200_000,
     };
     let (peers, driver) = new(engine, Readiness::default(), config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

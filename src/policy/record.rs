@@ -3,6 +3,7 @@
 //! A record is built only by applying events; applying is idempotent and order-free.
 
 mod links;
+mod suppressing;
 
 pub use links::Links;
 

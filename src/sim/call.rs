@@ -1,20 +1,21 @@
-//! Calls of edges to anchors beside the streams: they are lost, late, or answered.
+//! Calls to anchors beside the streams: they are lost, late, or answered.
 
 use std::time::Duration;
 
 use tonic::Status;
 
 use super::world::{Due, World};
+use crate::engine::snapshot::Extent;
 use crate::pb::replication::v1 as pb;
 use crate::peers::{door, snapshot};
 use crate::policy::ids::{EventId, OriginId};
 
-/// What an edge asks for.
+/// What a node asks for.
 pub enum Ask {
     /// A number for an item.
     Number { item: u64, request: pb::SubmitRequest },
-    /// All that is known.
-    Snapshot,
+    /// All that is known, or what of it suppresses.
+    Snapshot(Extent),
 }
 
 /// What it gets.
@@ -45,7 +46,7 @@ impl World {
             Ask::Number { item, .. } => {
                 Answer::Number { item: *item, answer: Err(Status::unavailable("no answer")) }
             }
-            Ask::Snapshot => Answer::Snapshot(None),
+            Ask::Snapshot(_) => Answer::Snapshot(None),
         };
         self.at(self.now + within_ms, Due::Answered { call, node: from, epoch, from: to, answer: nothing });
         let delay = 1 + self.rng.below(self.delay_ms);
@@ -91,11 +92,11 @@ impl World {
                     answer => self.give(call, from, from_epoch, to, Answer::Number { item, answer }),
                 }
             }
-            Ask::Snapshot => {
+            Ask::Snapshot(extent) => {
                 let mut parts = None;
                 if engine.ledger().is_ok() && !engine.replica().is_catching_up() {
                     let mut all = Vec::new();
-                    let given = engine.snapshot(|part| {
+                    let given = engine.snapshot(extent, |part| {
                         all.push(snapshot::encode(part));
                         std::ops::ControlFlow::Continue(())
                     });
@@ -142,7 +143,8 @@ impl World {
         }
         match answer {
             Answer::Number { item, answer } => self.number_answered(node, from, item, answer),
-            Answer::Snapshot(parts) => self.take_snapshot(node, from, parts),
+            Answer::Snapshot(parts) if self.is_edge(node) => self.take_snapshot(node, from, parts),
+            Answer::Snapshot(parts) => self.borrow(node, from, parts),
         }
     }
 }

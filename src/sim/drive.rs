@@ -80,6 +80,8 @@ impl World {
             dials: one.peers.iter().map(|peer| (*peer, Dial::default())).collect(),
             carrying: Carrying::default(),
             ask_snapshot_at: self.now,
+            lent: Heads::default(),
+            borrow_at: self.now,
             compare_at: self.now + COMPARE_EVERY_MS,
             compare_next: 0,
             judge_at: self.now,
@@ -149,6 +151,7 @@ impl World {
             self.dial(node);
             self.input(node, Input::Tick);
             self.compare(node);
+            self.look_behind(node);
         } else if process.ask_snapshot_at <= self.now {
             if let Some(process) = &mut self.nodes[node].process {
                 process.ask_snapshot_at = self.now + SNAPSHOT_EVERY_MS;

@@ -10,6 +10,7 @@ use super::call::Ask;
 use super::node::{Node, Offer};
 use super::world::{Due, World};
 use crate::engine::ranges::RANGES;
+use crate::engine::snapshot::{Extent, Taking as _};
 use crate::outbox::Item;
 use crate::pb::replication::v1 as pb;
 use crate::peers::submit::{self, AGAIN_AFTER, Answered, Offered};
@@ -20,7 +21,7 @@ use crate::replication::frame::Role;
 /// How often anchors are asked for a snapshot.
 pub const SNAPSHOT_EVERY_MS: u64 = 500;
 /// How long one may take.
-const SNAPSHOT_WITHIN_MS: u64 = 2_000;
+pub const SNAPSHOT_WITHIN_MS: u64 = 2_000;
 /// How long an anchor waits for a majority.
 const REPLICATED_WITHIN: Duration = Duration::from_millis(250);
 /// While no anchor answers: the first wait, and the longest.
@@ -31,7 +32,7 @@ impl World {
     pub fn ask_snapshot(&mut self, node: usize) {
         let peers = self.nodes[node].peers.clone();
         let to = peers[self.rng.below(peers.len() as u64) as usize];
-        self.ask(node, to, Ask::Snapshot, SNAPSHOT_WITHIN_MS);
+        self.ask(node, to, Ask::Snapshot(Extent::All), SNAPSHOT_WITHIN_MS);
     }
 
     pub fn take_snapshot(&mut self, node: usize, from: usize, parts: Option<Vec<pb::SnapshotResponse>>) {

@@ -25,6 +25,9 @@ pub struct Tally {
     pub lost_frames: u64,
     pub lost_calls: u64,
     pub snapshots: u64,
+    /// Times that opt-outs were borrowed, and opt-outs that were known by that alone.
+    pub borrowed: u64,
+    pub known_by_borrowing: u64,
     pub items_done: u64,
     pub taken: u64,
     /// Opt-outs at a person's other address that a node took in.
@@ -78,6 +81,8 @@ impl Tally {
         self.items_done += items_done;
         self.taken += taken;
         self.kept_at_edges += kept_at_edges;
+        self.borrowed += other.borrowed;
+        self.known_by_borrowing += other.known_by_borrowing;
         self.taken_of_links += other.taken_of_links;
         self.retries += other.retries;
         self.refused += other.refused;

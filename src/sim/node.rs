@@ -25,6 +25,7 @@ use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, EvidenceGrade};
 use crate::replication::frame::Role;
 use crate::replication::sim::carrier::MemoryCarrier;
+use crate::replication::vector::Heads;
 use crate::replication::{Link, Machine, Mono, Now};
 use crate::view::{MemoryDisk, Surroundings};
 use crate::{ledger, limits, view};
@@ -80,6 +81,9 @@ pub struct Process {
     pub carrying: Carrying,
     /// When an anchor is next asked for a snapshot.
     pub ask_snapshot_at: u64,
+    /// What is borrowed, and when an anchor is next asked for it.
+    pub lent: Heads,
+    pub borrow_at: u64,
     /// When a range is next compared, and which.
     pub compare_at: u64,
     pub compare_next: usize,

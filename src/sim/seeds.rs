@@ -40,6 +40,8 @@ fn whatever_befalls_nodes_and_people_the_last_word_holds() {
             ("frames lost", all.lost_frames),
             ("calls lost", all.lost_calls),
             ("snapshots", all.snapshots),
+            ("borrowed", all.borrowed),
+            ("known by borrowing", all.known_by_borrowing),
             ("items of edges numbered", all.items_done),
             ("reports that came again", all.retries),
             ("opt-outs at another address", all.taken_of_links),

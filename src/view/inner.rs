@@ -11,6 +11,7 @@ use super::error::{StoreError, ViewError};
 use super::folder::Folder;
 use super::held::Held;
 use super::journal::Journal;
+use super::lent::InForce;
 use super::meta::Meta;
 use super::order::{Pulse, scattered_shards};
 use super::record::Person;
@@ -100,6 +101,7 @@ pub struct Inner {
     pub shards: Box<[Mutex<Shard>]>,
     pub registry: Registry,
     pub held: Held,
+    pub lent: InForce,
     /// Shards that differ from other nodes' and are being built anew; behind them, the registry.
     pub doubted: Box<[AtomicBool]>,
     /// The next start must not believe what is here.
@@ -172,6 +174,7 @@ impl Inner {
             shards,
             registry: Registry::default(),
             held: Held::default(),
+            lent: InForce::default(),
             unkept: AtomicBool::new(false),
             doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,

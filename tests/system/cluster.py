@@ -244,7 +244,8 @@ class Wires:
 
 
 class Wire:
-    """One proxy. Held, it forwards nothing and closes nothing, in one direction or both; cut, it closes what there is."""
+    """One proxy. Held, it forwards nothing and closes nothing, in one direction or both; cut, it closes what there is; paced, it waits after
+    each read."""
 
     async def listen(self):
         self.target = None  # the port to forward to, once it is known
@@ -254,12 +255,14 @@ class Wire:
         self.back.set()
         self.writers = set()
         self.bytes = 0
+        self.pace_s = 0
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
 
-    async def tell(self, target=None, cut=None, hold_there=None, hold_back=None):
+    async def tell(self, target=None, cut=None, hold_there=None, hold_back=None, pace_s=None):
         self.target = target or self.target
+        self.pace_s = self.pace_s if pace_s is None else pace_s
         for event, held in ((self.there, hold_there), (self.back, hold_back)):
             if held is not None:
                 event.clear() if held else event.set()
@@ -294,6 +297,8 @@ class Wire:
         try:
             while data := await reader.read(1 << 16):
                 await passes.wait()
+                if self.pace_s:
+                    await asyncio.sleep(self.pace_s)
                 writer.write(data)
                 self.bytes += len(data)
                 await writer.drain()

@@ -18,6 +18,7 @@ import canaries  # noqa: F401
 import peers  # noqa: F401
 import peers_stores  # noqa: F401
 import peers_views  # noqa: F401
+import peers_behind  # noqa: F401
 import peers_partitions  # noqa: F401
 import edges  # noqa: F401
 import peers_usage  # noqa: F401

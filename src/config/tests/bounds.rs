@@ -29,6 +29,8 @@ fn one_past_every_bound() {
         ("replication", "heartbeat", "1h", "3601s"),
         ("replication", "max_staleness", "24h", "1441m"),
         ("replication", "bootstrap_budget", "1h", "61m"),
+        ("replication", "far_behind_events", "1", "0"),
+        ("replication", "far_behind_events", "1000000000", "1000000001"),
         ("replication", "opt_out_wait", "1m", "61s"),
         ("defaults", "opt_in_expires_after", "1h", "59m"),
         ("defaults", "opt_in_expires_after", "36600d", "36601d"),

@@ -57,6 +57,7 @@ fn the_example_leaves_out_no_key() {
         "max_staleness",
         "bootstrap_budget",
         "compare_every",
+        "far_behind_events",
         "opt_out_wait",
         "allow_plaintext",
         "evidence",

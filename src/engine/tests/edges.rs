@@ -4,7 +4,7 @@ use super::reports::stopped_marketing;
 use super::*;
 use crate::engine::edge::Numbered;
 use crate::engine::ranges::{RANGES, Verdict};
-use crate::engine::snapshot::Part;
+use crate::engine::snapshot::{Extent, Part, Taking as _};
 use crate::engine::submitted::TakenIn;
 use crate::ledger::RelayError;
 use crate::outbox::Item;
@@ -17,7 +17,7 @@ pub(super) fn snapshot(anchor: &Node, edge: &Node) {
     let mut parts = Vec::new();
     anchor
         .engine
-        .snapshot(|part| {
+        .snapshot(Extent::All, |part| {
             parts.push(part);
             std::ops::ControlFlow::Continue(())
         })

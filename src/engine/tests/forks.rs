@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use super::*;
-use crate::engine::snapshot::Part;
+use crate::engine::snapshot::{Extent, Part, Taking as _};
 use crate::ledger::disk::{Disk, DiskFile};
 use crate::ledger::{Blob, Relayed};
 use crate::policy::event::LedgerEntry;
@@ -335,7 +335,7 @@ async fn an_edge_learns_of_a_fork_with_its_snapshot_and_from_events() {
             loading.take(part).unwrap();
             std::ops::ControlFlow::Continue(())
         };
-        third.engine.snapshot(take).unwrap();
+        third.engine.snapshot(Extent::All, take).unwrap();
         loading.finish().unwrap();
         (0..crate::engine::ranges::RANGES).for_each(|range| edge.engine.believe_range(range));
     };

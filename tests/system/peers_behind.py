@@ -1,0 +1,82 @@
+"""An anchor that lacks much: another's opt-outs hold there while their events are on their way."""
+
+from cluster import *  # noqa: F403
+from import_file import Row, import_rows, on_wire
+from peers import person
+
+EVENTS = 30_000
+# So slow that the events take some seconds, whatever the machine.
+PACE_S = 0.02
+STOPPED = 20
+
+
+@test
+def test_peers_far_behind(scene):
+    settings = {"far_behind_events": 1_000, "bootstrap_budget": "1s", "max_staleness": "2s", "opt_out_wait": "20ms"}
+    cluster = Cluster(scene, knows=[[1], [0], [0, 1]], **settings).start()
+    first, second, third = cluster.nodes
+    put_templates(first.client())
+    people = [person(i) for i in range(2 * STOPPED)]
+    for who in people:
+        agree(first.client(), who)
+    cluster.converged()
+    equal(third.stop(), 0, "exit code")
+
+    rows = [
+        Row(f"+49152{i:08d}", "opt_in", ["WHATSAPP"], ["delivery_updates"], [], 1) for i in range(EVENTS)
+    ]
+    import_rows(first.client(), [on_wire(row) for row in rows], "while-c-is-away")
+    for who in people[:STOPPED]:
+        record(first.client(), who, opt_out())
+    converged([first, second])
+
+    wires = Wires()
+    ways = [wires.wire(), wires.wire()]
+    try:
+        for way, port in zip(ways, cluster.ports):
+            wires.tell(way, target=port, pace_s=PACE_S)
+        use_peers(third, cluster.key, free_port(), [way.port for way in ways])
+        third.spawn()
+        reach(third)
+        while_behind(third, people[:STOPPED], people[STOPPED:])
+        for way in ways:
+            wires.tell(way, pace_s=0)
+        connected(third, 2)
+        cluster.converged()
+    finally:
+        third.kill()
+        for way in ways:
+            wires.tell(way, cut=True)
+        wires.end()
+    expect(said(third, "are here"), "it says when all events are there")
+
+
+def while_behind(node, stopped, others):
+    """Asks for what passes a stale node, until the events are there."""
+    client = node.standing_client()
+    seen, borrowed_meanwhile = {}, 0
+
+    def ask(who):
+        return reason_of(check(client, who, CODE, mode=PEEK))
+
+    def look():
+        nonlocal borrowed_meanwhile
+        before = status(node).replication
+        answers = [ask(who) for who in (stopped[0], stopped[-1], others[0])]
+        after = status(node).replication
+        if before.borrowed_records and after.borrowed_records:
+            borrowed_meanwhile += 1
+            for answer in answers[:2]:
+                seen[answer] = seen.get(answer, 0) + 1
+            seen["others: " + answers[2]] = seen.get("others: " + answers[2], 0) + 1
+        return not after.backlog_events and not after.borrowed_records and borrowed_meanwhile
+
+    until("the events come to C", look, CONVERGE_S)
+    expect(said(node, "this node is far behind"), "it says that it borrows")
+    expect(not seen.get("ALLOW"), f"nobody who opted out may be sent to: {seen}")
+    expect(seen.get("OPTED_OUT"), f"borrowed opt-outs are known: {seen}")
+    expect(seen.get("others: ALLOW"), f"others pass by `fail_open`: {seen}")
+    equal(figure(node, "optgate_borrowed_records"), 0.0, "what is borrowed in the end")
+    for who in stopped:
+        denied(check(client, who, CODE, mode=PEEK), "OPTED_OUT", "by the events themselves")
+    print(f"       {borrowed_meanwhile} looks while opt-outs were borrowed: {seen}", flush=True)
