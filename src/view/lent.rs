@@ -12,8 +12,8 @@ use super::record::Person;
 use crate::policy::ids::Identifier;
 use crate::policy::record::Record;
 
-/// The most that it may take in memory: some half a million persons who opted out once.
-pub const LENT_BYTES_MAX: usize = 64 << 20;
+/// The most that it may take in memory: some 350,000 persons who opted out once.
+pub const LENT_BYTES_MAX: usize = 48 << 20;
 /// What a person takes there beside the record's bytes.
 const BYTES_BESIDE: usize = size_of::<(Identifier, Box<[u8]>)>() * 2;
 
