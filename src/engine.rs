@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::clock::Clock;
@@ -96,6 +97,7 @@ pub(crate) struct Inner {
     behind: Arc<AtomicBool>,
     sink: Arc<dyn DecisionSink>,
     usage: usage::Sharing,
+    borrowed: Mutex<borrow::Borrowed>,
     first_origin: std::sync::OnceLock<[u8; 16]>,
     /// Numbers this run's decisions.
     serial: AtomicU64,

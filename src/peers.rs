@@ -150,6 +150,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
     } else {
         let behind = behind::Behind {
             engine: driver.engine.clone(),
+            readiness: driver.readiness.clone(),
             shared: Arc::clone(&driver.shared),
             anchors,
             member: comparing.member.clone(),

@@ -17,6 +17,8 @@ pub enum Obstacle {
     RebuildingView,
     /// The peers' newest events have not been applied yet.
     CatchingUp,
+    /// This node is far behind, and others are asked for their opt-outs, or have more of them than it can remember.
+    AwaitingOptOuts,
     /// Anchors are asked whether a snapshot that another gave is sound.
     ConfirmingSnapshot,
     /// An fsync failed: nothing can be acknowledged any more. Only a restart helps.
@@ -36,6 +38,7 @@ impl Obstacle {
             Self::Starting
             | Self::RebuildingView
             | Self::CatchingUp
+            | Self::AwaitingOptOuts
             | Self::ConfirmingSnapshot
             | Self::Draining => false,
         }
@@ -48,6 +51,7 @@ impl fmt::Display for Obstacle {
             Self::Starting => f.write_str("the store is being opened"),
             Self::RebuildingView => f.write_str("the view is being rebuilt from the ledger"),
             Self::CatchingUp => f.write_str("the peers' newest events are not applied yet"),
+            Self::AwaitingOptOuts => f.write_str("the peers' newest opt-outs are not known yet"),
             Self::ConfirmingSnapshot => f.write_str("anchors are asked whether the snapshot is sound"),
             Self::LedgerFailed => f.write_str("the ledger could not be synced to disk; restart the process"),
             Self::TaskEnded(name) => write!(f, "the {name} task ended; restart the process"),

@@ -64,7 +64,7 @@ pub use catch_up::Placed;
 pub use error::{StoreError, ViewError};
 pub use folder::LedgerIdentity;
 pub use inner::{Health, Phase};
-pub use lent::{LENT_BYTES_MAX, Lent};
+pub use lent::Borrowed;
 pub use notes::Note;
 pub use rebuild::Rebuilder;
 pub use record::{PERSON_FORM_VERSION, Person};
@@ -92,6 +92,8 @@ pub struct Config {
     pub overlay_max_mib: u32,
     /// Of how many persons the log of usage may have some, 12 bytes of memory each, before some goes to sled; 1,024 to 67,108,864.
     pub usage_persons_max: u32,
+    /// How much of what others lend is remembered; 1 to 4,096 MiB.
+    pub lent_max_mib: u32,
     /// Below this much free space nothing is written; 0: always written.
     pub min_free_mib: u32,
     /// How long to wait for a dying predecessor to let go of the store.
@@ -105,6 +107,7 @@ impl Default for Config {
             record_cache_mib: 32,
             overlay_max_mib: 32,
             usage_persons_max: 2 * 1024 * 1024,
+            lent_max_mib: 48,
             min_free_mib: 64,
             lock_wait: Duration::from_secs(5),
         }
@@ -122,6 +125,9 @@ impl Config {
         }
         if !(1..=4_096).contains(&self.overlay_max_mib) {
             return Err(fault("overlay_max_mib", self.overlay_max_mib, "1 to 4,096"));
+        }
+        if !(1..=4_096).contains(&self.lent_max_mib) {
+            return Err(fault("lent_max_mib", self.lent_max_mib, "1 to 4,096"));
         }
         if !(1_024..=67_108_864).contains(&self.usage_persons_max) {
             return Err(fault("usage_persons_max", self.usage_persons_max, "1,024 to 67,108,864"));
@@ -316,15 +322,29 @@ impl View {
         self.inner.held.let_go(id, event);
     }
 
-    /// Lets what is lent hold in all that is read here, in place of what was lent before; [`Lent::default`] ends it. It is not written down.
-    pub fn borrow(&self, lent: Lent) {
-        self.inner.lent.replace(lent);
+    /// Lets what another node says of a person hold in all that is read here, beside what was lent before, until [`View::return_lent`]. It
+    /// is not written down. One caller at a time.
+    ///
+    /// # Errors
+    /// When what was lent before cannot be read.
+    pub fn lend(&self, who: Identifier, record: Record) -> Result<(), ViewError> {
+        Ok(self.inner.lent.put(who, record)?)
     }
 
-    /// What is lent now.
+    /// Ends all that is lent.
+    pub fn return_lent(&self) {
+        self.inner.lent.end();
+    }
+
+    /// What found no room among what is lent is known by now.
+    pub fn end_overflow(&self) {
+        self.inner.lent.end_overflow();
+    }
+
+    /// How much is lent.
     #[must_use]
-    pub fn lent(&self) -> Arc<Lent> {
-        self.inner.lent.all()
+    pub fn borrowed(&self) -> Borrowed {
+        self.inner.lent.borrowed()
     }
 
     /// Whether something is lent.
@@ -335,7 +355,7 @@ impl View {
 
     /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock: of several
     /// callers each sees what the one before left. `change` must be short and must not come back to the view. What lies over the person's
-    /// consent (see [`View::hold`], [`View::borrow`], [`View::put_distrust`]) must not be kept, so `change` may say of usage only that it touched it.
+    /// consent (see [`View::hold`], [`View::lend`], [`View::put_distrust`]) must not be kept, so `change` may say of usage only that it touched it.
     ///
     /// # Errors
     /// When the store cannot be read, or changes of usage cannot be held: nothing was changed, `change` not called.

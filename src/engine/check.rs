@@ -237,7 +237,7 @@ impl Inner {
         let is_catching_up = self.replica.is_catching_up();
         #[cfg(sabotage)]
         let is_catching_up = is_catching_up && !crate::sabotage::is("backlog-ignored");
-        if !glance.serving || self.is_behind() || is_catching_up || self.borrows_too_little() {
+        if !glance.serving || self.is_behind() || is_catching_up || self.lacks_opt_outs() {
             let own = Some(identity.own);
             return Ok(self.denied(request, glance, now, own, Reason::Unavailable, || {
                 "the sidecar does not have every consent at hand; see its readiness".into()

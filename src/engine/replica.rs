@@ -28,6 +28,10 @@ pub struct Replica {
     fresh_until_ms: AtomicU64,
     /// What the anchors held when this node started is not applied yet.
     catching_up: AtomicBool,
+    /// So much is missing that others are asked for their opt-outs.
+    far_behind: AtomicBool,
+    /// They may tell some, so nothing is allowed yet.
+    awaiting_opt_outs: AtomicBool,
     /// The ledger here lacks something that it once held.
     damaged: AtomicBool,
     members: AtomicU32,
@@ -61,6 +65,8 @@ impl Replica {
             older: OnceLock::new(),
             fresh_until_ms: AtomicU64::new(0),
             catching_up: AtomicBool::new(!alone),
+            far_behind: AtomicBool::new(false),
+            awaiting_opt_outs: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             members: AtomicU32::new(1),
             // What was not measured may be anything.
@@ -110,6 +116,28 @@ impl Replica {
     /// Sets whether there is a known backlog.
     pub fn set_catching_up(&self, catching_up: bool) {
         self.catching_up.store(catching_up, Ordering::Release);
+    }
+
+    /// Whether so much is missing that others are asked for their opt-outs.
+    #[must_use]
+    pub fn is_far_behind(&self) -> bool {
+        self.far_behind.load(Ordering::Acquire)
+    }
+
+    /// Sets whether so much is missing.
+    pub fn set_far_behind(&self, far_behind: bool) {
+        self.far_behind.store(far_behind, Ordering::Release);
+    }
+
+    /// Whether others may tell opt-outs that are not known here, so that nothing can be allowed.
+    #[must_use]
+    pub fn awaits_opt_outs(&self) -> bool {
+        self.awaiting_opt_outs.load(Ordering::Acquire)
+    }
+
+    /// Sets whether others are asked.
+    pub fn set_awaiting_opt_outs(&self, awaiting: bool) {
+        self.awaiting_opt_outs.store(awaiting, Ordering::Release);
     }
 
     /// How many nodes share a business's and a sender's rate; at least 1.

@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use crate::ledger::{Head, Position};
 use crate::policy::event::LedgerEntry;
 use crate::policy::ids::{EventId, Identifier, OriginId};
-use crate::policy::record::Record;
 use crate::view::{Person, Rebuilder, View};
 
 use super::codec;
 use super::error::EngineError;
-use super::people::{self, Identity};
 use super::ranges::{RANGES, registry};
 use super::token::Token;
 use super::{Engine, Inner};
@@ -38,7 +36,7 @@ pub enum Extent {
     Suppressing,
 }
 
-/// One piece of a snapshot. Heads come first.
+/// One piece of a snapshot. Heads come first, and of what suppresses alone, those of the end last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The vector: all of it is in the snapshot.
@@ -74,20 +72,17 @@ impl Engine {
         if extent == Extent::All && inner.what_belongs_to_nobody(&mut each)?.is_break() {
             return Ok(());
         }
+        let distrust = inner.view.distrust();
         let (mut persons, mut bytes) = (Vec::new(), 0);
         for shard in 0..View::SHARDS {
-            let (mut flow, mut unread) = (ControlFlow::Continue(()), Ok(()));
+            let mut flow = ControlFlow::Continue(());
             inner.view.each_of(shard, |who, mut person| {
                 // Places of this ledger, which mean nothing elsewhere.
                 person.trail.clear();
                 if extent == Extent::Suppressing {
-                    match suppressing(&inner.view, &who, person.record) {
-                        Ok(record) => person = Person { record, ..Person::default() },
-                        Err(error) => {
-                            unread = Err(error);
-                            return ControlFlow::Break(());
-                        }
-                    }
+                    // A release of a hold whose id names more than one event does not count.
+                    distrust.lay_over(&mut person.record);
+                    person = Person { record: person.record.suppressing(), ..Person::default() };
                 }
                 let encoded = person.encode_consent();
                 if encoded.is_empty() {
@@ -101,7 +96,11 @@ impl Engine {
                 }
                 flow
             })?;
-            unread?;
+            // Most persons have nothing that suppresses; who waits must not take that for silence.
+            if flow.is_continue() && extent == Extent::Suppressing {
+                bytes = 0;
+                flow = each(Part::Persons(std::mem::take(&mut persons)));
+            }
             if flow.is_break() {
                 return Ok(());
             }
@@ -110,10 +109,19 @@ impl Engine {
         if crate::sabotage::is("snapshot-lacks-the-last") {
             persons.pop();
         }
-        if !persons.is_empty() {
-            let _ = each(Part::Persons(persons));
+        if !persons.is_empty() && each(Part::Persons(persons)).is_break() {
+            return Ok(());
         }
-        inner.sound()
+        inner.sound()?;
+        if extent == Extent::Suppressing {
+            // Whoever lets go of what was lent must have all that may have been read of anybody.
+            for heads in inner.ledger()?.vector().chunks(ITEMS_PER_PART_MAX) {
+                if each(Part::Heads(heads.to_vec())).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Begins to take a snapshot of another node in. Until [`Loading::finish`] nothing is answered from the view, and from then on from no
@@ -140,27 +148,6 @@ impl Engine {
     pub fn believe_range(&self, range: usize) {
         self.inner.view.doubt(range, false);
     }
-}
-
-/// What of a record denies, with the identifiers tied to it of which something does.
-fn suppressing(view: &View, who: &Identifier, record: Record) -> Result<Record, EngineError> {
-    let identity = Identity { own: *who, aliases: Vec::new() };
-    let others = match people::others(view, &identity, &record.links) {
-        Ok(others) => others,
-        // Nothing is allowed to such a person here; elsewhere what is known of the identifier itself holds.
-        Err(EngineError::TooManyLinks(_)) => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    #[cfg(sabotage)]
-    let others = if crate::sabotage::is("links-not-lent") { Vec::new() } else { others };
-    let mut record = record.suppressing();
-    record.links.forms = others
-        .into_iter()
-        .filter(|(_, _, other)| !other.record.suppresses_nothing())
-        .map(|(_, who, _)| who)
-        .collect();
-    record.links.forms.sort_unstable();
-    Ok(record)
 }
 
 impl Inner {
@@ -218,6 +205,11 @@ pub trait Taking: Send + 'static {
 
     /// How many persons were taken.
     fn persons(&self) -> u64;
+
+    /// Whether the rest is of use.
+    fn wants_more(&self) -> bool {
+        true
+    }
 }
 
 /// A snapshot that is being taken in.

@@ -184,6 +184,7 @@ impl Engine {
             behind: Arc::clone(&applying.behind),
             sink: parts.sink,
             usage: Sharing::new(usage_lost),
+            borrowed: parking_lot::Mutex::default(),
             first_origin: std::sync::OnceLock::new(),
             serial: AtomicU64::new(0),
             run,

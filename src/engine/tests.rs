@@ -120,8 +120,13 @@ impl Node {
         let clock = Arc::new(ManualClock::at(NOON));
         let book = RuleBook { defaults: Arc::new(rules()), businesses: BTreeMap::new(), version: "1".into() };
         let small_view = view::Config::default();
-        let small_view =
-            view::Config { page_cache_mib: 1, record_cache_mib: 1, min_free_mib: 0, ..small_view };
+        let small_view = view::Config {
+            page_cache_mib: 1,
+            record_cache_mib: 1,
+            lent_max_mib: 1,
+            min_free_mib: 0,
+            ..small_view
+        };
         let (engine, _) = Engine::open(Parts {
             clock: Arc::<ManualClock>::clone(&clock),
             key: ClusterKey::from_bytes(&[7; 32]),

@@ -102,11 +102,11 @@ impl PeerService for Door {
             return Err(ApiError::OtherForm.into());
         }
         self.engine.ledger().map_err(ApiError::from)?;
-        if self.engine.replica().is_catching_up() {
+        let extent = snapshot::extent_of(suppressing_only);
+        if !snapshot::may_give(&self.engine, extent) {
             return Err(ApiError::Starting.into());
         }
         let turn = Arc::clone(&self.snapshots).try_acquire_owned().map_err(|_| ApiError::Overloaded)?;
-        let extent = snapshot::extent_of(suppressing_only);
         Ok(Response::new(snapshot::give(&self.engine, extent, wants_named, turn)))
     }
 

@@ -17,7 +17,7 @@ use super::link::Links;
 use super::usage::Usage;
 use super::{Config, Driver, PeerReport, Report};
 use crate::clock::{self, Clock as _, SystemClock};
-use crate::engine::Engine;
+use crate::engine::{Engine, borrow};
 use crate::ledger::Head;
 use crate::policy::ids::OriginId;
 use crate::readiness::{Obstacle, Readiness};
@@ -59,8 +59,8 @@ impl Shared {
     }
 
     /// How many events that anchors held when they connected are neither applied here nor among those up to `lent`.
-    pub fn lacks_beyond(&self, lent: &Heads) -> u64 {
-        self.machine.lock().lacks_beyond(lent)
+    pub fn lacks_beyond(&self, lent: &borrow::Heads) -> u64 {
+        self.machine.lock().lacks_beyond(|origin| lent.get(&origin).map_or(0, |head| head.sequence))
     }
 
     pub fn report(&self) -> Report {

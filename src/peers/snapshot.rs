@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::anchors::{Anchors, Client};
 use crate::engine::Engine;
-use crate::engine::borrow::Borrowing;
+use crate::engine::borrow;
 use crate::engine::error::EngineError;
 use crate::engine::snapshot::{Extent, Part, Taking};
 use crate::grpc::status::{ApiError, details_of};
@@ -37,8 +37,6 @@ type Heads = Vec<(OriginId, Head)>;
 /// A snapshot on its way out.
 pub struct Parts {
     parts: mpsc::Receiver<Result<pb::SnapshotResponse, Status>>,
-    /// Another may begin once this one has ended.
-    _turn: OwnedSemaphorePermit,
 }
 
 impl Stream for Parts {
@@ -49,11 +47,20 @@ impl Stream for Parts {
     }
 }
 
+/// Whether this node knows enough to give a snapshot. What it knows to suppress is worth something at any vector: two nodes may each lack
+/// what the other has.
+pub fn may_give(engine: &Engine, extent: Extent) -> bool {
+    let replica = engine.replica();
+    extent == Extent::Suppressing || !replica.is_catching_up() && !replica.is_far_behind()
+}
+
 /// Gives a snapshot; without what first records name to a node that would not know it.
 pub fn give(engine: &Engine, extent: Extent, wants_named: bool, turn: OwnedSemaphorePermit) -> Parts {
     let (sender, parts) = mpsc::channel(PARTS_WAITING_MAX);
     let engine = engine.clone();
     tokio::task::spawn_blocking(move || {
+        // Another may begin once this one has ended, also where whoever asked has gone before.
+        let _turn = turn;
         let mut persons = 0;
         let given = engine.snapshot(extent, |part| {
             if let Part::Persons(all) = &part {
@@ -80,7 +87,7 @@ pub fn give(engine: &Engine, extent: Extent, wants_named: bool, turn: OwnedSemap
         };
         let _ = sender.blocking_send(last);
     });
-    Parts { parts, _turn: turn }
+    Parts { parts }
 }
 
 /// Writes a part.
@@ -114,8 +121,8 @@ enum Failed {
     Malformed,
     #[error("it ended early")]
     Short,
-    #[error("it lacks as much as this node does")]
-    Behind,
+    #[error("it has nothing that is missing here")]
+    Needless,
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -183,43 +190,35 @@ async fn from(
     Ok(heads)
 }
 
-/// Asks the anchors, each once, for what suppresses in a snapshot, until one has enough of what is missing here and it is in force. With the
-/// vector it is at.
+/// Takes from each anchor's snapshot in turn what suppresses, where it is at a vector that is wanted, until `enough`.
 pub async fn borrow(
     engine: &Engine,
     anchors: &Anchors,
     member: &pb::Membership,
-    has_enough: impl Fn(&[(OriginId, Head)]) -> bool,
-) -> Option<Heads> {
+    wanted: impl Fn(&borrow::Heads) -> bool + Clone + Send + 'static,
+    enough: impl Fn() -> bool,
+) {
     for (addr, client) in anchors.in_turn() {
+        if enough() {
+            return;
+        }
         let begun = Instant::now();
-        let borrower = engine.clone();
+        let (borrower, wanted) = (engine.clone(), wanted.clone());
         let request = request(member.clone(), Extent::Suppressing);
-        let borrowed = taken(client, request, move || Ok(borrower.borrow_opt_outs())).await;
-        let enough =
-            borrowed.and_then(
-                |borrowed: Borrowing| {
-                    if has_enough(borrowed.heads()) { Ok(borrowed) } else { Err(Failed::Behind) }
-                },
-            );
-        match enough {
+        match taken(client, request, move || Ok(borrower.borrow_opt_outs(wanted))).await {
             Ok(borrowed) => {
-                let heads = borrowed.heads().to_vec();
                 borrowed.finish();
-                let persons = engine.view().lent().persons();
                 let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(
                     anchor = %addr,
-                    persons,
+                    records = engine.view().borrowed().records,
                     took_ms,
-                    "this node is far behind: the opt-outs of an anchor's snapshot hold until their events are here"
+                    "this node is far behind; the opt-outs of an anchor's snapshot hold until their events come"
                 );
-                return Some(heads);
             }
-            Err(failed) => tracing::debug!(anchor = %addr, %failed, "no opt-outs from an anchor"),
+            Err(failed) => tracing::info!(anchor = %addr, %failed, "an anchor lends no opt-outs"),
         }
     }
-    None
 }
 
 fn request(member: pb::Membership, extent: Extent) -> pb::SnapshotRequest {
@@ -250,12 +249,18 @@ async fn taken<T: Taking>(
         let mut taking = begin()?;
         while let Some(part) = receiver.blocking_recv() {
             taking.take(part)?;
+            if !taking.wants_more() {
+                break;
+            }
         }
         Ok(taking)
     });
     let received = receive(&mut parts, sender).await;
     // Waited for in any case: there is one place for a snapshot that is being taken in.
     let taking = taking.await.unwrap_or(Err(EngineError::Abandoned))?;
+    if !taking.wants_more() {
+        return Err(Failed::Needless);
+    }
     if taking.persons() != received? {
         return Err(Failed::Short);
     }

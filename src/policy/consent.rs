@@ -275,6 +275,14 @@ impl Marks {
     }
 }
 
+impl FromIterator<Mark> for Marks {
+    fn from_iter<I: IntoIterator<Item = Mark>>(all: I) -> Self {
+        let mut marks = Self::default();
+        all.into_iter().for_each(|mark| marks.add(mark));
+        marks
+    }
+}
+
 /// An opt-in as the merge sees it. All of it is fixed by its recorder. Its order, by id first, only
 /// keeps lists alike everywhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,17 +3,26 @@
 use super::call::Ask;
 use super::edge::{SNAPSHOT_EVERY_MS, SNAPSHOT_WITHIN_MS};
 use super::world::World;
-use crate::engine::borrow::Returned;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::engine::borrow::{Heads, raise};
 use crate::engine::snapshot::{Extent, Taking as _};
+use crate::ledger::Head;
 use crate::pb::replication::v1 as pb;
 use crate::peers::snapshot;
 use crate::policy::event::{Change, ConsentEvent};
 use crate::policy::ids::{EventId, OriginId};
+use crate::replication::Machine;
 use crate::replication::frame::Role;
-use crate::replication::vector::Heads;
 
 /// With more events missing than these, a node is far behind.
 const FAR_EVENTS: u64 = 3;
+
+fn lacks(machine: &Mutex<Machine>, beside: &Heads) -> u64 {
+    machine.lock().lacks_beyond(|origin| beside.get(&origin).map_or(0, |head| head.sequence))
+}
 
 impl World {
     pub fn look_behind(&mut self, node: usize) {
@@ -22,16 +31,14 @@ impl World {
             return;
         }
         let Some(process) = &mut self.nodes[node].process else { return };
-        if !process.lent.is_empty() {
-            let heads: Vec<_> = process.lent.iter().collect();
-            match process.engine.return_opt_outs(&heads) {
-                Ok(Returned::NotYet) => {}
-                // The disk may be without power.
-                Ok(Returned::All | Returned::Forked(_)) | Err(_) => process.lent = Heads::default(),
-            }
+        let (engine, machine) = (process.engine.clone(), Arc::clone(&process.machine));
+        if engine.view().borrows() {
+            // The disk may be without power.
+            let _ = engine.return_opt_outs();
         }
-        let lacks = process.machine.lock().lacks_beyond(&process.lent);
-        if lacks <= FAR_EVENTS || process.borrow_at > now {
+        let missing = lacks(&machine, &Heads::new());
+        engine.replica().set_far_behind(missing > FAR_EVENTS);
+        if lacks(&machine, &engine.borrowed_up_to()) <= FAR_EVENTS || process.borrow_at > now {
             return;
         }
         process.borrow_at = now + SNAPSHOT_EVERY_MS;
@@ -42,18 +49,23 @@ impl World {
 
     pub fn borrow(&mut self, node: usize, from: usize, parts: Option<Vec<pb::SnapshotResponse>>) {
         let Some(parts) = parts else { return };
-        let Some(process) = &mut self.nodes[node].process else { return };
-        let mut borrowing = process.engine.borrow_opt_outs();
+        let Some(process) = &self.nodes[node].process else { return };
+        let (engine, machine) = (process.engine.clone(), Arc::clone(&process.machine));
+        let known = engine.borrowed_up_to();
+        let wanted = move |heads: &Heads| {
+            let mut with = known.clone();
+            raise(&mut with, heads);
+            lacks(&machine, &with) < lacks(&machine, &known)
+        };
+        let mut borrowing = engine.borrow_opt_outs(wanted);
         for part in parts.into_iter().filter_map(|part| snapshot::decode(part.part?)) {
             if let Err(error) = borrowing.take(part) {
                 self.fail(&format!("node {node} cannot read what node {from} lends: {error}"));
             }
+            if !borrowing.wants_more() {
+                return;
+            }
         }
-        let heads: Heads = borrowing.heads().iter().copied().collect();
-        if process.machine.lock().lacks_beyond(&heads) > FAR_EVENTS {
-            return;
-        }
-        process.lent = heads;
         borrowing.finish();
         self.tally.borrowed += 1;
         self.note(format!("node {node} borrows the opt-outs of node {from}"));
@@ -63,7 +75,9 @@ impl World {
     /// Every opt-out that is lent is known.
     fn judge_borrowed(&mut self, node: usize) {
         let Some(process) = &self.nodes[node].process else { return };
-        let (lent, held): (_, Heads) = (process.lent.clone(), process.engine.heads().into_iter().collect());
+        let lent = process.engine.borrowed_up_to();
+        let held: Heads = process.engine.heads().into_iter().collect();
+        let upto = |heads: &Heads, origin| heads.get(&origin).map_or(0, |head: &Head| head.sequence);
         let opts_out = |event: &ConsentEvent| {
             event.changes.iter().any(|change| matches!(change, Change::OptOut(out) if !out.imported))
         };
@@ -71,7 +85,7 @@ impl World {
             .told
             .iter()
             .filter(|(id, told)| {
-                (held.sequence(id.origin) + 1..=lent.sequence(id.origin)).contains(&id.sequence)
+                (upto(&held, id.origin) + 1..=upto(&lent, id.origin)).contains(&id.sequence)
                     && opts_out(&told.event)
             })
             .filter_map(|(id, told)| {

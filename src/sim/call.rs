@@ -94,7 +94,7 @@ impl World {
             }
             Ask::Snapshot(extent) => {
                 let mut parts = None;
-                if engine.ledger().is_ok() && !engine.replica().is_catching_up() {
+                if engine.ledger().is_ok() && snapshot::may_give(&engine, extent) {
                     let mut all = Vec::new();
                     let given = engine.snapshot(extent, |part| {
                         all.push(snapshot::encode(part));

@@ -80,7 +80,6 @@ impl World {
             dials: one.peers.iter().map(|peer| (*peer, Dial::default())).collect(),
             carrying: Carrying::default(),
             ask_snapshot_at: self.now,
-            lent: Heads::default(),
             borrow_at: self.now,
             compare_at: self.now + COMPARE_EVERY_MS,
             compare_next: 0,

@@ -25,7 +25,6 @@ use crate::policy::time::Timestamp;
 use crate::policy::types::{Category, EvidenceGrade};
 use crate::replication::frame::Role;
 use crate::replication::sim::carrier::MemoryCarrier;
-use crate::replication::vector::Heads;
 use crate::replication::{Link, Machine, Mono, Now};
 use crate::view::{MemoryDisk, Surroundings};
 use crate::{ledger, limits, view};
@@ -81,8 +80,7 @@ pub struct Process {
     pub carrying: Carrying,
     /// When an anchor is next asked for a snapshot.
     pub ask_snapshot_at: u64,
-    /// What is borrowed, and when an anchor is next asked for it.
-    pub lent: Heads,
+    /// When an anchor is next asked for its opt-outs.
     pub borrow_at: u64,
     /// When a range is next compared, and which.
     pub compare_at: u64,

@@ -178,7 +178,7 @@ pub fn gauges(engine: &Engine, readiness: &Readiness) {
     set("optgate_distrusted_origins", engine.distrusted().iter().len() as f64);
     set("optgate_stale", truth(engine.is_stale()));
     set("optgate_catching_up", truth(engine.replica().is_catching_up()));
-    set("optgate_borrowed_records", engine.view().lent().persons() as f64);
+    set("optgate_borrowed_records", engine.view().borrowed().records as f64);
     set("optgate_members", f64::from(engine.replica().members()));
     for table in engine.limiter().usage() {
         metrics::gauge!("optgate_limit_table_entries", "table" => table.table).set(table.used as f64);

@@ -11,7 +11,7 @@ use super::error::{StoreError, ViewError};
 use super::folder::Folder;
 use super::held::Held;
 use super::journal::Journal;
-use super::lent::InForce;
+use super::lent::Lent;
 use super::meta::Meta;
 use super::order::{Pulse, scattered_shards};
 use super::record::Person;
@@ -101,7 +101,7 @@ pub struct Inner {
     pub shards: Box<[Mutex<Shard>]>,
     pub registry: Registry,
     pub held: Held,
-    pub lent: InForce,
+    pub lent: Lent,
     /// Shards that differ from other nodes' and are being built anew; behind them, the registry.
     pub doubted: Box<[AtomicBool]>,
     /// The next start must not believe what is here.
@@ -162,6 +162,7 @@ impl Inner {
         free_bytes: FreeBytes,
         phase: Phase,
     ) -> Self {
+        let lent = Lent::new(config.lent_max_mib);
         let cache_bytes = u64::from(config.record_cache_mib) * MIB / SHARDS as u64;
         let overlay_max = (u64::from(config.overlay_max_mib) * MIB).cast_signed();
         let shards = meta.layouts.iter().zip(indexes);
@@ -174,7 +175,7 @@ impl Inner {
             shards,
             registry: Registry::default(),
             held: Held::default(),
-            lent: InForce::default(),
+            lent,
             unkept: AtomicBool::new(false),
             doubted: (0..=SHARDS).map(|_| AtomicBool::new(false)).collect(),
             usage,

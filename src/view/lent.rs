@@ -1,114 +1,96 @@
 //! What another node says that suppresses, while this one's ledger lacks its events: in memory alone, and laid over whatever is read of a
 //! person. Nothing of it is ever written down here, so that nothing is left of it once the events have come.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
 use super::bytes::Damage;
+use super::inner::MIB;
 use super::record::Person;
 use crate::policy::ids::Identifier;
 use crate::policy::record::Record;
 
-/// The most that it may take in memory: some 350,000 persons who opted out once.
-pub const LENT_BYTES_MAX: usize = 48 << 20;
-/// What a person takes there beside the record's bytes.
+/// What a person takes in memory beside the record's bytes.
 const BYTES_BESIDE: usize = size_of::<(Identifier, Box<[u8]>)>() * 2;
 
-/// What is lent, while it is gathered.
-#[derive(Debug)]
-pub struct Lent {
+/// How much is lent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Borrowed {
+    /// Of how many identifiers.
+    pub records: usize,
+    /// There was more than finds room, so that whoever is not among them may have opted out all the same.
+    pub overflows: bool,
+}
+
+#[derive(Default)]
+struct Known {
     by_person: FxHashMap<Identifier, Box<[u8]>>,
     bytes: usize,
-    bytes_max: usize,
     overflows: bool,
 }
 
-impl Default for Lent {
-    fn default() -> Self {
-        Self::with_room(LENT_BYTES_MAX)
-    }
+/// What is lent, by person.
+pub struct Lent {
+    /// Hardly any node ever borrows, and every check asks.
+    some: AtomicBool,
+    bytes_max: usize,
+    known: RwLock<Known>,
 }
 
 impl Lent {
-    /// Nobody, with room for so many bytes.
-    #[must_use]
-    pub fn with_room(bytes_max: usize) -> Self {
-        Self { by_person: FxHashMap::default(), bytes: 0, bytes_max, overflows: false }
+    pub fn new(max_mib: u32) -> Self {
+        let bytes_max = usize::try_from(u64::from(max_mib) * MIB).unwrap_or(usize::MAX);
+        Self { some: AtomicBool::new(false), bytes_max, known: RwLock::default() }
     }
 
-    /// Takes what suppresses in a person's consent, as the store would have it, and nothing else. What finds no room is left out, which is
-    /// said ever after.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn put(&mut self, who: Identifier, consent: &[u8]) -> Result<(), Damage> {
-        let record = Person::decode(consent, &[])?.record;
-        #[cfg(sabotage)]
-        if crate::sabotage::is("lent-as-it-came") {
-            self.by_person.insert(who, consent.into());
-            return Ok(());
+    /// Takes `record` beside what is lent of the person. One writer at a time.
+    pub fn put(&self, who: Identifier, mut record: Record) -> Result<(), Damage> {
+        if let Some(before) = self.of(&who)? {
+            record.join(&before);
         }
-        let record = record.suppressing();
         let kept = Person { record, ..Person::default() }.encode_consent();
         if kept.is_empty() {
             return Ok(());
         }
-        let bytes = self.bytes + kept.len() + BYTES_BESIDE;
+        let mut known = self.known.write();
+        let before = known.by_person.get(&who).map_or(0, |before| before.len() + BYTES_BESIDE);
+        let bytes = known.bytes - before + kept.len() + BYTES_BESIDE;
         if bytes > self.bytes_max {
-            self.overflows = true;
-            return Ok(());
-        }
-        if let Some(before) = self.by_person.insert(who, kept.into()) {
-            self.bytes = bytes - before.len() - BYTES_BESIDE;
+            known.overflows = true;
         } else {
-            self.bytes = bytes;
+            known.bytes = bytes;
+            known.by_person.insert(who, kept.into());
         }
+        drop(known);
+        self.some.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// How many persons.
-    #[must_use]
-    pub fn persons(&self) -> usize {
-        self.by_person.len()
+    /// Nothing is lent any more.
+    pub fn end(&self) {
+        self.some.store(false, Ordering::Release);
+        // Let go of behind the lock, for which checks wait.
+        let _gone = std::mem::take(&mut *self.known.write());
     }
 
-    /// What they take in memory.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// What found no room is known by now.
+    pub fn end_overflow(&self) {
+        if self.is_any() {
+            self.known.write().overflows = false;
+        }
     }
 
-    /// Whether there were more than find room, so that who is not in it may have opted out all the same.
-    #[must_use]
-    pub fn overflows(&self) -> bool {
-        self.overflows
-    }
-}
-
-/// What is in force of it.
-#[derive(Default)]
-pub struct InForce {
-    /// Hardly any node ever borrows, and every check asks.
-    some: AtomicBool,
-    lent: RwLock<Arc<Lent>>,
-}
-
-impl InForce {
-    pub fn replace(&self, lent: Lent) {
-        let some = lent.overflows || !lent.by_person.is_empty();
-        *self.lent.write() = Arc::new(lent);
-        self.some.store(some, Ordering::Release);
+    pub fn borrowed(&self) -> Borrowed {
+        if !self.is_any() {
+            return Borrowed::default();
+        }
+        let known = self.known.read();
+        Borrowed { records: known.by_person.len(), overflows: known.overflows }
     }
 
-    /// What is in force, for whoever only looks.
-    pub fn all(&self) -> Arc<Lent> {
-        Arc::clone(&self.lent.read())
-    }
-
-    /// Whether something is.
+    /// Whether something is lent.
     pub fn is_any(&self) -> bool {
         self.some.load(Ordering::Acquire)
     }
@@ -118,8 +100,9 @@ impl InForce {
         if !self.is_any() {
             return Ok(None);
         }
-        let lent = self.all();
-        lent.by_person.get(who).map(|consent| Ok(Person::decode(consent, &[])?.record)).transpose()
+        let known = self.known.read();
+        let lent = known.by_person.get(who);
+        lent.map(|consent| Ok(Person::decode(consent, &[])?.record)).transpose()
     }
 }
 

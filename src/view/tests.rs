@@ -48,6 +48,7 @@ impl Place {
             record_cache_mib: 1,
             overlay_max_mib: 8,
             usage_persons_max: 1_024 * 1_024,
+            lent_max_mib: 1,
             min_free_mib: 64,
             lock_wait: Duration::from_millis(0),
         };

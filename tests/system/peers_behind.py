@@ -48,7 +48,7 @@ def test_peers_far_behind(scene):
         for way in ways:
             wires.tell(way, cut=True)
         wires.end()
-    expect(said(third, "are here"), "it says when all events are there")
+    expect(said(third, "were borrowed have come"), "it says when all events are there")
 
 
 def while_behind(node, stopped, others):

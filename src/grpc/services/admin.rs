@@ -275,7 +275,7 @@ fn pb_replication(engine: &Engine, report: peers::Report) -> v1::ReplicationStat
         unverified_origins: unverified.into_iter().map(pb_unverified).collect(),
         anchors_heard: few(anchors),
         anchors_wanted: few(anchors_wanted),
-        borrowed_records: engine.view().lent().persons() as u64,
+        borrowed_records: engine.view().borrowed().records as u64,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::replication::frame::{ANCHORS_MAX, Heard, Instance, Role};
 use crate::replication::freshness::Freshness;
 use crate::replication::session::Session;
 use crate::replication::settings::{Mono, distinct};
+#[cfg(test)]
 use crate::replication::vector::Heads;
 
 /// What a peer is told of the anchors heard of here.
@@ -157,12 +158,14 @@ impl Machine {
         self.backlog.is_empty()
     }
 
-    /// How many events that the anchors held when they connected are neither applied here nor among those up to `others`.
+    /// How many events that the anchors held when they connected are neither applied here nor among those up to
+    /// the sequence that `beside` has of their origin.
     #[must_use]
-    pub fn lacks_beyond(&self, others: &Heads) -> u64 {
-        let missing = self.backlog.iter().map(|(origin, last)| {
-            last.saturating_sub(self.held.sequence(*origin).max(others.sequence(*origin)))
-        });
+    pub fn lacks_beyond(&self, beside: impl Fn(OriginId) -> u64) -> u64 {
+        let missing = self
+            .backlog
+            .iter()
+            .map(|(origin, last)| last.saturating_sub(self.held.sequence(*origin).max(beside(*origin))));
         missing.fold(0, u64::saturating_add)
     }
 
@@ -171,7 +174,7 @@ impl Machine {
     pub fn progress(&self) -> Progress {
         let told_all =
             self.sessions.values().filter(|session| session.told_all && session.anchor().is_some());
-        Progress { backlog_events: self.lacks_beyond(&Heads::default()), anchors: told_all.count() }
+        Progress { backlog_events: self.lacks_beyond(|_| 0), anchors: told_all.count() }
     }
 
     /// How many nodes share what is divided among members: this one, and all that live or were seen within a day.

@@ -185,10 +185,11 @@ fn a_held_store_is_neither_shared_nor_put_away() {
 #[test]
 fn settings_have_ranges() {
     type Set = fn(&mut Config, u32);
-    let ranges: [(Set, u32, u32); 4] = [
+    let ranges: [(Set, u32, u32); 5] = [
         (|config, value| config.page_cache_mib = value, 1, 4_096),
         (|config, value| config.record_cache_mib = value, 0, 65_536),
         (|config, value| config.overlay_max_mib = value, 1, 4_096),
+        (|config, value| config.lent_max_mib = value, 1, 4_096),
         (|config, value| config.usage_persons_max = value, 1_024, 67_108_864),
     ];
     for (set, min, max) in ranges {
