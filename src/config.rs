@@ -140,7 +140,7 @@ pub struct Replication {
     pub bootstrap_budget_ms: u64,
     /// Between two ranges of the view that are compared with an anchor's, in milliseconds.
     pub compare_every_ms: u64,
-    /// With more events missing than these, an anchor takes the opt-outs of another's snapshot before the events.
+    /// With more events missing than these, an anchor takes the opt-outs of others' snapshots while the events come.
     pub far_behind_events: u64,
     /// How long an opt-out may wait for an anchor, in milliseconds.
     pub opt_out_wait_ms: u64,

@@ -151,7 +151,7 @@ pub async fn run(driver: Driver, stop: CancellationToken) {
         let behind = behind::Behind {
             engine: driver.engine.clone(),
             readiness: driver.readiness.clone(),
-            shared: Arc::clone(&driver.shared),
+            lacks_beyond: driver.shared.lacks_beyond(),
             anchors,
             member: comparing.member.clone(),
             far_events: driver.config.far_behind_events,

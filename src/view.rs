@@ -312,47 +312,6 @@ impl View {
         })
     }
 
-    /// Lets `event` hold for its subjects from now on, in all that is read here, until [`View::let_go`]. It is not written down.
-    pub fn hold(&self, id: EventId, event: &Arc<ConsentEvent>) {
-        self.inner.held.put(id, event);
-    }
-
-    /// Ends what [`View::hold`] began: the ledger's own event is applied.
-    pub fn let_go(&self, id: EventId, event: &ConsentEvent) {
-        self.inner.held.let_go(id, event);
-    }
-
-    /// Lets what another node says of a person hold in all that is read here, beside what was lent before, until [`View::return_lent`]. It
-    /// is not written down. One caller at a time.
-    ///
-    /// # Errors
-    /// When what was lent before cannot be read.
-    pub fn lend(&self, who: Identifier, record: Record) -> Result<(), ViewError> {
-        Ok(self.inner.lent.put(who, record)?)
-    }
-
-    /// Ends all that is lent.
-    pub fn return_lent(&self) {
-        self.inner.lent.end();
-    }
-
-    /// What found no room among what is lent is known by now.
-    pub fn end_overflow(&self) {
-        self.inner.lent.end_overflow();
-    }
-
-    /// How much is lent.
-    #[must_use]
-    pub fn borrowed(&self) -> Borrowed {
-        self.inner.lent.borrowed()
-    }
-
-    /// Whether something is lent.
-    #[must_use]
-    pub fn borrows(&self) -> bool {
-        self.inner.lent.is_any()
-    }
-
     /// Reads, lets `change` judge and alter, and keeps what it says it touched, all under the person's lock: of several
     /// callers each sees what the one before left. `change` must be short and must not come back to the view. What lies over the person's
     /// consent (see [`View::hold`], [`View::lend`], [`View::put_distrust`]) must not be kept, so `change` may say of usage only that it touched it.

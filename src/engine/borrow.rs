@@ -24,8 +24,10 @@ pub type Heads = BTreeMap<OriginId, Head>;
 pub(super) struct Borrowed {
     /// All opt-outs up to here are lent, or known.
     up_to: Heads,
-    /// Nothing lent lies beyond.
+    /// Nothing lent lies beyond, but for what a lender told beside it that did not come to its end.
     within: Heads,
+    /// How many snapshots are being taken in.
+    under_way: usize,
 }
 
 /// Puts each origin at the later of both.
@@ -48,6 +50,23 @@ pub struct Borrowing {
     begun: bool,
     in_vain: bool,
     persons: u64,
+    _under_way: UnderWay,
+}
+
+/// While it lives, nothing that is lent is returned: whoever gave up waiting for a snapshot does not stop who takes its last parts in.
+struct UnderWay(Engine);
+
+impl UnderWay {
+    fn begin(engine: &Engine) -> Self {
+        engine.inner.borrowed.lock().under_way += 1;
+        Self(engine.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.inner.borrowed.lock().under_way -= 1;
+    }
 }
 
 impl Taking for Borrowing {
@@ -129,6 +148,7 @@ impl Engine {
             begun: false,
             in_vain: false,
             persons: 0,
+            _under_way: UnderWay::begin(self),
         }
     }
 
@@ -144,7 +164,10 @@ impl Engine {
     /// When the ledger cannot be read, or the node keeps none.
     pub fn return_opt_outs(&self) -> Result<Returned, EngineError> {
         let inner = &self.inner;
-        let within = inner.borrowed.lock().within.clone();
+        let (within, under_way) = {
+            let borrowed = inner.borrowed.lock();
+            (borrowed.within.clone(), borrowed.under_way)
+        };
         let reached = |(origin, head): (&OriginId, &Head)| {
             inner.vector.reaches(Token(Some(EventId { origin: *origin, sequence: head.sequence })))
         };
@@ -153,7 +176,7 @@ impl Engine {
             inner.view.return_lent();
             return Ok(Returned::All);
         }
-        if inner.is_behind() || !within.iter().all(reached) {
+        if under_way > 0 || inner.is_behind() || !within.iter().all(reached) {
             return Ok(Returned::NotYet);
         }
         for (origin, head) in &within {
@@ -161,7 +184,11 @@ impl Engine {
                 return Ok(Returned::Forked(*origin));
             }
         }
-        *inner.borrowed.lock() = Borrowed::default();
+        let mut borrowed = inner.borrowed.lock();
+        if borrowed.under_way > 0 {
+            return Ok(Returned::NotYet);
+        }
+        *borrowed = Borrowed::default();
         inner.view.return_lent();
         Ok(Returned::All)
     }

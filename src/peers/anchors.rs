@@ -1,4 +1,4 @@
-//! An edge's calls to anchors beside the streams: to whom, and as whom.
+//! Calls to anchors beside the streams: to whom, and as whom.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -118,6 +118,6 @@ pub fn check_member(member: Option<&pb::Membership>, ours: &pb::Membership) -> R
     } else {
         return Ok(());
     };
-    tracing::error!(differs, "an edge is refused: it is not of this cluster");
+    tracing::error!(differs, "a node is refused: it is not of this cluster");
     Err(ApiError::NotOfThisCluster(differs))
 }

@@ -58,9 +58,13 @@ impl Shared {
         *self.machine.lock() = machine.with_named(engine.named());
     }
 
-    /// How many events that anchors held when they connected are neither applied here nor among those up to `lent`.
-    pub fn lacks_beyond(&self, lent: &borrow::Heads) -> u64 {
-        self.machine.lock().lacks_beyond(|origin| lent.get(&origin).map_or(0, |head| head.sequence))
+    /// Tells how many events that anchors held when they connected are neither applied here nor among those up to a vector.
+    pub fn lacks_beyond(self: &Arc<Self>) -> Arc<dyn Fn(&borrow::Heads) -> u64 + Send + Sync> {
+        let shared = Arc::clone(self);
+        Arc::new(move |heads| {
+            let sequence = |origin| heads.get(&origin).map_or(0, |head| head.sequence);
+            shared.machine.lock().lacks_beyond(sequence)
+        })
     }
 
     pub fn report(&self) -> Report {

@@ -190,17 +190,18 @@ async fn from(
     Ok(heads)
 }
 
-/// Takes from each anchor's snapshot in turn what suppresses, where it is at a vector that is wanted, until `enough`.
+/// Takes from each anchor's snapshot in turn what suppresses, where it is at a vector that is wanted, until `enough`; whether any was taken.
 pub async fn borrow(
     engine: &Engine,
     anchors: &Anchors,
     member: &pb::Membership,
     wanted: impl Fn(&borrow::Heads) -> bool + Clone + Send + 'static,
     enough: impl Fn() -> bool,
-) {
+) -> bool {
+    let mut any = false;
     for (addr, client) in anchors.in_turn() {
         if enough() {
-            return;
+            break;
         }
         let begun = Instant::now();
         let (borrower, wanted) = (engine.clone(), wanted.clone());
@@ -208,6 +209,7 @@ pub async fn borrow(
         match taken(client, request, move || Ok(borrower.borrow_opt_outs(wanted))).await {
             Ok(borrowed) => {
                 borrowed.finish();
+                any = true;
                 let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(
                     anchor = %addr,
@@ -219,6 +221,7 @@ pub async fn borrow(
             Err(failed) => tracing::info!(anchor = %addr, %failed, "an anchor lends no opt-outs"),
         }
     }
+    any
 }
 
 fn request(member: pb::Membership, extent: Extent) -> pb::SnapshotRequest {

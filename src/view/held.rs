@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
+use super::View;
 use super::record::Person;
 use crate::policy::event::ConsentEvent;
 use crate::policy::ids::{EventId, Identifier};
@@ -71,5 +72,17 @@ impl HeldOf {
         for (id, event) in &self.0 {
             person.record.apply(*id, event, who);
         }
+    }
+}
+
+impl View {
+    /// Lets `event` hold for its subjects from now on, in all that is read here, until [`View::let_go`]. It is not written down.
+    pub fn hold(&self, id: EventId, event: &Arc<ConsentEvent>) {
+        self.inner.held.put(id, event);
+    }
+
+    /// Ends what [`View::hold`] began: the ledger's own event is applied.
+    pub fn let_go(&self, id: EventId, event: &ConsentEvent) {
+        self.inner.held.let_go(id, event);
     }
 }

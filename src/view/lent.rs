@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
+use super::View;
 use super::bytes::Damage;
+use super::error::ViewError;
 use super::inner::MIB;
 use super::record::Person;
 use crate::policy::ids::Identifier;
@@ -45,34 +47,38 @@ impl Lent {
         Self { some: AtomicBool::new(false), bytes_max, known: RwLock::default() }
     }
 
-    /// Takes `record` beside what is lent of the person. One writer at a time.
+    /// Takes `record` beside what is lent of the person.
     pub fn put(&self, who: Identifier, mut record: Record) -> Result<(), Damage> {
-        if let Some(before) = self.of(&who)? {
-            record.join(&before);
+        // Held throughout: what another puts of the same person meanwhile must not be lost.
+        let mut known = self.known.write();
+        let before = known.by_person.get(&who);
+        let bytes_before = before.map_or(0, |before| before.len() + BYTES_BESIDE);
+        if let Some(before) = before {
+            record.join(&Person::decode(before, &[])?.record);
         }
         let kept = Person { record, ..Person::default() }.encode_consent();
         if kept.is_empty() {
             return Ok(());
         }
-        let mut known = self.known.write();
-        let before = known.by_person.get(&who).map_or(0, |before| before.len() + BYTES_BESIDE);
-        let bytes = known.bytes - before + kept.len() + BYTES_BESIDE;
+        let bytes = known.bytes - bytes_before + kept.len() + BYTES_BESIDE;
         if bytes > self.bytes_max {
             known.overflows = true;
         } else {
             known.bytes = bytes;
             known.by_person.insert(who, kept.into());
         }
-        drop(known);
         self.some.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Nothing is lent any more.
     pub fn end(&self) {
+        let mut known = self.known.write();
         self.some.store(false, Ordering::Release);
+        let gone = std::mem::take(&mut *known);
         // Let go of behind the lock, for which checks wait.
-        let _gone = std::mem::take(&mut *self.known.write());
+        drop(known);
+        drop(gone);
     }
 
     /// What found no room is known by now.
@@ -110,5 +116,38 @@ impl Lent {
 pub fn lay_over(lent: Option<&Record>, person: &mut Person) {
     if let Some(lent) = lent {
         person.record.join(lent);
+    }
+}
+
+impl View {
+    /// Lets what another node says of a person hold in all that is read here, beside what was lent before, until [`View::return_lent`]. It
+    /// is not written down.
+    ///
+    /// # Errors
+    /// When what was lent before cannot be read.
+    pub fn lend(&self, who: Identifier, record: Record) -> Result<(), ViewError> {
+        Ok(self.inner.lent.put(who, record)?)
+    }
+
+    /// Ends all that is lent.
+    pub fn return_lent(&self) {
+        self.inner.lent.end();
+    }
+
+    /// What found no room among what is lent is known by now.
+    pub fn end_overflow(&self) {
+        self.inner.lent.end_overflow();
+    }
+
+    /// How much is lent.
+    #[must_use]
+    pub fn borrowed(&self) -> Borrowed {
+        self.inner.lent.borrowed()
+    }
+
+    /// Whether something is lent.
+    #[must_use]
+    pub fn borrows(&self) -> bool {
+        self.inner.lent.is_any()
     }
 }

@@ -244,8 +244,8 @@ class Wires:
 
 
 class Wire:
-    """One proxy. Held, it forwards nothing and closes nothing, in one direction or both; cut, it closes what there is; paced, it waits after
-    each read."""
+    """One proxy. Held, it forwards nothing and closes nothing, in one direction or both; cut, it closes what there is; paced, it takes
+    that long for 64 KiB."""
 
     async def listen(self):
         self.target = None  # the port to forward to, once it is known
@@ -298,7 +298,7 @@ class Wire:
             while data := await reader.read(1 << 16):
                 await passes.wait()
                 if self.pace_s:
-                    await asyncio.sleep(self.pace_s)
+                    await asyncio.sleep(self.pace_s * len(data) / (1 << 16))
                 writer.write(data)
                 self.bytes += len(data)
                 await writer.drain()
