@@ -21,6 +21,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long everything is denied while there are anchors to ask. After that `fail_open` decides, as it does where none can be asked.
 const AWAITED_FOR: Duration = Duration::from_secs(30);
+/// From when on an event that was borrowed and that nobody tells of, while all is known that anybody has, is taken for lost.
+const LOST_AFTER: Duration = Duration::from_secs(60);
 /// A snapshot is worth taking that has this part of what is missing.
 const WORTH_TAKING: u64 = 8;
 
@@ -63,6 +65,7 @@ impl Behind {
         let mut lacking: Option<Lacking> = None;
         // When it is next looked whether what is borrowed can be given back; `None`: never, unless more is borrowed.
         let mut give_back_at = Some(Instant::now());
+        let (mut knows_all_since, mut said_lost) = (None::<Instant>, false);
         loop {
             sleep(LOOK_EVERY).await;
             let replica = self.engine.replica();
@@ -72,6 +75,17 @@ impl Behind {
             if knows_all {
                 // Also where events never come that a lender had and lost: as much is known here as anybody knows.
                 self.engine.view().end_overflow();
+            }
+            knows_all_since = knows_all_since.filter(|_| knows_all).or_else(|| knows_all.then(Instant::now));
+            let lost = knows_all_since.is_some_and(|since| since.elapsed() > LOST_AFTER);
+            said_lost &= self.engine.view().borrows();
+            if lost && self.engine.view().borrows() && !said_lost {
+                said_lost = true;
+                tracing::error!(
+                    records = self.engine.view().borrowed().records,
+                    "events of borrowed opt-outs are at none of the anchors heard: they may have been lost with the one that lent them; \
+                     they hold here alone, until they come or a restart; record them again elsewhere"
+                );
             }
             if self.engine.view().borrows() && give_back_at.is_some_and(|at| at <= Instant::now()) {
                 give_back_at = self.give_back().await;
@@ -106,7 +120,8 @@ impl Behind {
 
     /// Asks for what is lacking, if it is time to; whether something was borrowed.
     async fn lack(&self, lacking: &mut Lacking) -> bool {
-        if self.anchors.in_turn().is_empty() {
+        // A name that cannot be resolved is complained of, so not at each look.
+        if self.anchors.in_turn().is_empty() && Instant::now() >= lacking.ask_at {
             self.anchors.look_up().await;
         }
         let until = lacking.since + AWAITED_FOR;

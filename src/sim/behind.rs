@@ -1,12 +1,12 @@
 //! What an anchor does that is far behind, as `peers::behind` does.
 
-use super::call::Ask;
-use super::edge::{SNAPSHOT_EVERY_MS, SNAPSHOT_WITHIN_MS};
-use super::world::World;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::call::Ask;
+use super::edge::{SNAPSHOT_EVERY_MS, SNAPSHOT_WITHIN_MS};
+use super::world::World;
 use crate::engine::borrow::{Heads, raise};
 use crate::engine::snapshot::{Extent, Taking as _};
 use crate::ledger::Head;

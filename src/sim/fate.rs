@@ -280,7 +280,7 @@ pub fn heal(world: &mut World) {
     }
     world.cut.clear();
     world.loss = 0;
-    restart_edges_that_may_know_more(world);
+    restart_who_may_know_more(world);
     for node in 0..world.nodes.len() {
         world.nodes[node].disk.power_cut_in(None);
         // One that lost its power while it started is started again.
@@ -293,12 +293,16 @@ pub fn heal(world: &mut World) {
     world.excused.clear();
 }
 
-/// What a lost disk alone had may have come to an edge, which goes on with it and cannot give it back: README
-/// tells operators when to restart edges.
-fn restart_edges_that_may_know_more(world: &mut World) {
+/// What a lost disk alone had may have come to an edge, or to an anchor that borrowed it, which goes on with it and cannot give it back:
+/// README tells operators when to restart them.
+fn restart_who_may_know_more(world: &mut World) {
     let is_anchor_back = |one: &super::node::Node| one.role == Role::Anchor && one.went_back.is_some();
     if world.nodes.iter().any(is_anchor_back) {
-        for node in (0..world.nodes.len()).filter(|node| world.is_edge(*node)).collect::<Vec<_>>() {
+        let borrows = |one: &super::node::Node| {
+            one.process.as_ref().is_some_and(|process| process.engine.view().borrows())
+        };
+        let may = |node: &usize| world.is_edge(*node) || borrows(&world.nodes[*node]);
+        for node in (0..world.nodes.len()).filter(may).collect::<Vec<_>>() {
             world.kill(node);
         }
     }
