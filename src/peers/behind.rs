@@ -60,12 +60,33 @@ impl Lacking {
     }
 }
 
+/// Whether what was borrowed should have come by now.
+#[derive(Default)]
+struct Overdue {
+    knows_all_since: Option<Instant>,
+    said: bool,
+}
+
+impl Overdue {
+    /// Whether it is time to say so, which is once.
+    fn look(&mut self, knows_all: bool, borrows: bool) -> bool {
+        if !(knows_all && borrows) {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.knows_all_since.get_or_insert_with(Instant::now);
+        let is_news = since.elapsed() > LOST_AFTER && !self.said;
+        self.said |= is_news;
+        is_news
+    }
+}
+
 impl Behind {
     async fn look_after(&self) {
         let mut lacking: Option<Lacking> = None;
         // When it is next looked whether what is borrowed can be given back; `None`: never, unless more is borrowed.
         let mut give_back_at = Some(Instant::now());
-        let (mut knows_all_since, mut said_lost) = (None::<Instant>, false);
+        let mut overdue = Overdue::default();
         loop {
             sleep(LOOK_EVERY).await;
             let replica = self.engine.replica();
@@ -76,11 +97,7 @@ impl Behind {
                 // Also where events never come that a lender had and lost: as much is known here as anybody knows.
                 self.engine.view().end_overflow();
             }
-            knows_all_since = knows_all_since.filter(|_| knows_all).or_else(|| knows_all.then(Instant::now));
-            let lost = knows_all_since.is_some_and(|since| since.elapsed() > LOST_AFTER);
-            said_lost &= self.engine.view().borrows();
-            if lost && self.engine.view().borrows() && !said_lost {
-                said_lost = true;
+            if overdue.look(knows_all, self.engine.view().borrows()) {
                 tracing::error!(
                     records = self.engine.view().borrowed().records,
                     "events of borrowed opt-outs are at none of the anchors heard: they may have been lost with the one that lent them; \
@@ -255,6 +272,24 @@ mod tests {
         assert!((AWAITED_FOR - LOOK_EVERY..AWAITED_FOR + RETRY_MAX).contains(&took), "{took:?}");
         sleep(AWAITED_FOR).await;
         assert!(!alone.denies(), "once is enough");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_comes_is_said_once() {
+        let mut overdue = Overdue::default();
+        let said = async |overdue: &mut Overdue, looks: u32, knows_all| {
+            let mut said = 0;
+            for _ in 0..looks {
+                said += u32::from(overdue.look(knows_all, true));
+                sleep(LOOK_EVERY).await;
+            }
+            said
+        };
+        assert_eq!(said(&mut overdue, 590, true).await, 0);
+        assert_eq!(said(&mut overdue, 1, false).await, 0, "a lender that is away may come back");
+        assert_eq!(said(&mut overdue, 590, true).await, 0);
+        assert_eq!(said(&mut overdue, 590, true).await, 1);
+        assert!(!overdue.look(true, false), "it has come");
     }
 
     #[tokio::test(start_paused = true)]
