@@ -20,7 +20,7 @@
 //! - [`engine`] puts these in order and is the one door for every entrance. It has never heard of gRPC or HTTP.
 //! - [`address`] and [`key`] turn what people are called into keyed hashes. Nothing behind them sees an address.
 //! - [`replication`] makes several nodes one: a state machine that moves records between ledgers. It has never heard of sockets, clocks or consent.
-//! - [`peers`] carries it: gRPC streams between nodes, its clock, its hands on the ledger. It decides nothing and has never heard of consent.
+//! - [`peers`] carries it: gRPC streams between nodes, its clock, its hands on the ledger. It decides nothing and looks into no consent.
 //! - [`grpc`] is the API's entrance: `grpc::convert` is the only place that knows both wire and domain types,
 //!   `grpc::status` the only table of errors. It decides nothing.
 //! - [`http`] shows health and metrics, [`net`] accepts connections, [`readiness`] says whether to send calls here.

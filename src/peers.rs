@@ -10,7 +10,7 @@
 //! ```
 //!
 //! [`drive`] runs the machine in one task: all that happens comes to it in one order. It decides nothing: the protocol is the
-//! machine's, what a stale node may allow is the policy's. Nothing here has heard of consent.
+//! machine's, what a stale node may allow is the policy's. Nothing here looks into a consent.
 
 pub(crate) mod anchors;
 mod behind;
